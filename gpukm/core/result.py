@@ -1,0 +1,102 @@
+"""What a fit returns."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+
+class StopReason(Enum):
+    """Why the loop ended; the value is the sentence a user reads."""
+
+    CONVERGED = "no centroid changed"
+    TOLERANCE = "the centroids moved less than the tolerance"
+    MAX_ITER = "the iteration limit was reached"
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """One iteration, for progress, reports and logs.
+
+    ``inertia`` is measured against the centroids the iteration began with and comes from the identity
+    over sums, so it is for display only; ``shift`` is the summed squared movement of the centroids.
+    """
+
+    iteration: int
+    inertia: float
+    shift: float
+    n_moved: int
+    n_empty: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished k-means fit.
+
+    Attributes
+    ----------
+    centroids : ndarray of shape (n_clusters, n_features)
+        float32 when the data has 32 bits or less, else float64.
+    labels : ndarray of int32 of shape (n_samples,) or None
+        Nearest centroid of each kept row, consistent with ``centroids``; None when a streamed fit was
+        asked not to keep them.
+    inertia : float
+        Order-free sum of ``w * D(x, c_label)``.
+    counts : ndarray of int64 of shape (n_clusters,)
+        Rows per cluster.
+    weights : ndarray of float64 of shape (n_clusters,)
+        Summed sample weight per cluster; equals ``counts`` without weights.
+    n_samples : int
+        Rows used (kept).
+    total_weight : float
+    n_iter : int
+        Iterations of the best start.
+    stop : StopReason
+    history : tuple of IterationRecord
+        One record an iteration of the best start.
+    n_init : int
+        Starts made, resolved from ``"auto"``.
+    best_init : int
+        Which start won, from 0.
+    n_scored, n_rechecked : int
+        Rows labelled over all passes, and how many of them screening could not settle alone.
+    backend : str
+        Name of the backend that ran.
+    rejected : tuple of (str, str)
+        Backends passed over by ``"auto"``, with the reason.
+    settings : dict
+        Every resolved setting that decides the result (JSON types only).
+    warnings : tuple of str
+        What was doubtful: constant columns, fewer distinct rows than clusters.
+    """
+
+    centroids: np.ndarray
+    labels: np.ndarray | None
+    inertia: float
+    counts: np.ndarray
+    weights: np.ndarray
+    n_samples: int
+    total_weight: float
+    n_iter: int
+    stop: StopReason
+    history: tuple[IterationRecord, ...]
+    n_init: int = 1
+    best_init: int = 0
+    n_scored: int = 0
+    n_rechecked: int = 0
+    backend: str = ""
+    rejected: tuple[tuple[str, str], ...] = ()
+    settings: dict[str, object] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 over little-endian C-order centroids, int32 labels (where kept) and float64 inertia."""
+        h = hashlib.sha256()
+        h.update(np.ascontiguousarray(self.centroids, dtype=self.centroids.dtype.newbyteorder("<")).tobytes())
+        if self.labels is not None:
+            h.update(np.ascontiguousarray(self.labels, dtype="<i4").tobytes())
+        h.update(np.array([self.inertia], dtype="<f8").tobytes())
+        return h.hexdigest()

@@ -1,0 +1,43 @@
+"""Counter-based random numbers: element i depends on the seed, the purpose and i, and on nothing else.
+
+The generator is Philox-4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) as NumPy
+ships it; its raw stream is stable between NumPy versions and cheap to restate on a device.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a stream is for; each purpose has a stream of its own."""
+
+    RANDOM_ROWS = 1
+    KMEANS_PLUS_PLUS = 2
+    KMEANS_PARALLEL = 3
+    RECLUSTER = 4
+    SAMPLE = 5
+    RESTART = 6
+
+
+def raw(seed: int, purpose: int, start: int, n: int) -> np.ndarray:
+    """Elements ``start .. start + n`` of a stream, uint64 of shape (n,)."""
+    skip = start % 4
+    generator = np.random.Philox(key=np.array([seed, int(purpose)], dtype=np.uint64), counter=start // 4)
+    return generator.random_raw(skip + n)[skip:]
+
+
+def uniform_below(bound: int, seed: int, purpose: int, start: int, n: int) -> list[int]:
+    """Integers in [0, bound) as Python ints, by the high half of a 128-bit product of two draws each.
+
+    Two 64-bit draws make one 128-bit fraction, so the bias is below 2**-64 for any bound up to 2**64.
+    """
+    words = raw(seed, purpose, 2 * start, 2 * n)
+    return [(((int(a) << 64) | int(b)) * bound) >> 128 for a, b in zip(words[::2], words[1::2], strict=True)]
+
+
+def uniform(seed: int, purpose: int, start: int, n: int) -> np.ndarray:
+    """Float64 in [0, 1) with 53 random bits, of shape (n,)."""
+    return (raw(seed, purpose, start, n) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,83 @@
+"""What the algorithm reads: rows of numbers, in order, as often as it likes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of a source.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n, n_features)
+        C-contiguous, in the source's ``dtype``; finite unless the source says otherwise.
+    first_row : int
+        Number of the first row this batch covers, counted in the source before rows are dropped.
+    n_rows : int
+        How many rows of the source this batch covers, before rows are dropped.
+    kept : ndarray of int64 of shape (n,) or None
+        Offsets from ``first_row`` of the rows in ``x``; None when all ``n_rows`` are there.
+    weight : ndarray of float64 of shape (n,) or None
+        Sample weights; None when every row weighs one.
+    columns : pyarrow.RecordBatch or None
+        The pass-through columns that were asked for, of length n.
+    """
+
+    x: np.ndarray
+    first_row: int
+    n_rows: int
+    kept: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    columns: pa.RecordBatch | None = None
+
+    @property
+    def row_numbers(self) -> np.ndarray:
+        """Row numbers of ``x``, int64 of shape (n,)."""
+        if self.kept is None:
+            return np.arange(self.first_row, self.first_row + self.n_rows, dtype=np.int64)
+        return self.first_row + self.kept
+
+
+class Source(ABC):
+    """Rows of one numeric matrix, re-iterable, picklable by location and not by content.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        The working dtype of the rows it yields, float32 or float64.
+    n_features : int
+    names : tuple of str or None
+        Feature names, in column order.
+    n_rows : int or None
+        Rows before any are dropped; None while only a pass over the data can tell.
+    """
+
+    dtype: np.dtype
+    n_features: int
+    names: tuple[str, ...] | None
+    n_rows: int | None
+
+    @abstractmethod
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield batches that cover ``[start, stop)`` in order, each of at most ``rows`` source rows.
+
+        A batch may be empty (``x`` of shape (0, n_features)) when all its rows were dropped.
+        """
+
+    def array(self) -> np.ndarray | None:
+        """The whole matrix if it already lies in memory and no row is dropped, else None."""
+        return None
+
+    def weights(self) -> np.ndarray | None:
+        """All sample weights beside :meth:`array`; None when every row weighs one."""
+        return None
