@@ -1,0 +1,131 @@
+"""Stores on services: memory:// always, S3 against a local server where s3fs and moto are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from gpukm.errors import ConfigError
+from gpukm.snapshots import Store
+from gpukm.snapshots.files import RemoteFiles
+from tests.conformance.store import StoreConformance, make_content, nearest
+
+_names = itertools.count()
+
+
+class TestMemoryStore(StoreConformance):
+    @pytest.fixture
+    def location(self) -> str:
+        return f"memory://snapshots-{next(_names)}/store"
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def _s3_options(endpoint: str) -> dict[str, Any]:
+    return {"key": "testing", "secret": "testing", "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"}}
+
+
+_needs_s3 = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("s3fs", "moto", "flask")),
+    reason="s3fs and moto[server] are not installed",
+)
+
+
+@_needs_s3
+class TestS3Store(StoreConformance):
+    @pytest.fixture
+    def options(self, s3_endpoint: str) -> dict[str, Any]:
+        return _s3_options(s3_endpoint)
+
+    @pytest.fixture
+    def location(self, options: dict[str, Any]) -> str:
+        fs = fsspec.filesystem("s3", **options)
+        if not fs.exists("bucket"):
+            fs.mkdir("bucket")
+        return f"s3://bucket/{next(_names)}/store"
+
+
+@_needs_s3
+def test_a_missing_bucket_is_named_before_any_work(s3_endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="there is no bucket 'nowhere'"):
+        Store.open("s3://nowhere/store", create=True, storage_options=_s3_options(s3_endpoint))
+
+
+@pytest.mark.parametrize("url", ["http://example.invalid/store", "simplecache::memory://cached/store"])
+def test_a_file_system_without_exclusive_creation_is_refused(url: str) -> None:
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
+    with pytest.raises(ConfigError, match="cannot create a file only if it is absent"):
+        Store.open(url, create=True)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Protocol not known: nosuch"):
+        Store.open("nosuch://bucket/store", create=True)
+
+
+class Overwriting(MemoryFileSystem):
+    """A service that ignores the condition."""
+
+    store: dict[str, Any] = {}
+    pseudo_dirs = [""]
+    cachable = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        super().pipe_file(path, value)
+
+
+def test_a_service_that_ignores_the_condition_is_found_out() -> None:
+    store = Store(RemoteFiles(Overwriting(), "/x", "memory://x"))
+    with pytest.raises(ConfigError, match="overwrites a file where it was asked to create one only if absent"):
+        store.publish("m", make_content(), labeller=nearest)
+    assert store.models() == []
+
+
+class Forgetful(MemoryFileSystem):
+    """A service that does the work and loses the answer, once for each file; the client then asks again."""
+
+    store: dict[str, Any] = {}
+    pseudo_dirs = [""]
+    cachable = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        super().pipe_file(path, value, mode)
+        raise OSError("PreconditionFailed: at least one of the pre-conditions you specified did not hold")
+
+
+def test_a_lost_answer_does_not_publish_twice() -> None:
+    store = Store(RemoteFiles(Forgetful(), "/x", "memory://x"))
+    assert store.publish("m", make_content(), labeller=nearest).number == 1
+    assert store.publish("m", make_content(), labeller=nearest).number == 2
+    assert len(store.records("m")) == 2
+
+
+class Broken(MemoryFileSystem):
+    """A service that is not there."""
+
+    cachable = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        raise OSError("cannot reach https://me:hunter2@host/x?sig=hunter2")
+
+
+def test_errors_of_a_service_are_one_line_without_secrets() -> None:
+    with pytest.raises(ConfigError, match="cannot write memory://x/store.json") as caught:
+        Store(RemoteFiles(Broken(), "/broken", "memory://x")).publish("m", make_content(), labeller=nearest)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
