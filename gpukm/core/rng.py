@@ -29,13 +29,19 @@ def raw(seed: int, purpose: int, start: int, n: int) -> np.ndarray:
     return generator.random_raw(skip + n)[skip:]
 
 
-def uniform_below(bound: int, seed: int, purpose: int, start: int, n: int) -> list[int]:
-    """Integers in [0, bound) as Python ints, by the high half of a 128-bit product of two draws each.
+def uniform_below(bound: int, seed: int, purpose: int, start: int, n: int) -> np.ndarray:
+    """Integers in [0, bound), int64 of shape (n,): the high half of draw times bound; bound < 2**62.
 
-    Two 64-bit draws make one 128-bit fraction, so the bias is below 2**-64 for any bound up to 2**64.
+    A run of m consecutive integers is drawn with probability m / bound to within 2**-64.
     """
-    words = raw(seed, purpose, 2 * start, 2 * n)
-    return [(((int(a) << 64) | int(b)) * bound) >> 128 for a, b in zip(words[::2], words[1::2], strict=True)]
+    draws = raw(seed, purpose, start, n)
+    low_half = np.uint64(0xFFFFFFFF)
+    high, low = draws >> np.uint64(32), draws & low_half
+    bound_high, bound_low = np.uint64(bound >> 32), np.uint64(bound & 0xFFFFFFFF)
+    middle = high * bound_low + ((low * bound_low) >> np.uint64(32))
+    carry = (middle & low_half) + low * bound_high
+    product = high * bound_high + (middle >> np.uint64(32)) + (carry >> np.uint64(32))
+    return product.astype(np.int64)
 
 
 def uniform(seed: int, purpose: int, start: int, n: int) -> np.ndarray:

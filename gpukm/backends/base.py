@@ -1,0 +1,84 @@
+"""What the algorithm asks of hardware.
+
+Every method but the screening inside :meth:`Backend.assign` is defined to the bit (DESIGN contracts 1 and 2), so
+backends differ in speed only. The distance D(x, c) is the sum of squared differences of the stored values in
+float64: lane l of eight adds the squares of features l, l+8, ... from +0, then ((0+4)+(2+6))+((1+5)+(3+7)), with no
+fused multiply-add.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpukm.core.stats import ClusterStats, Grid
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where screening puts its origin; private to screening, so it may differ between runs.
+
+    Attributes
+    ----------
+    center : ndarray of float64 of shape (n_features,)
+        A robust centre of the data, representable in the working dtype.
+    radius : float
+        Upper bound of ``|x - center|`` over all features and rows.
+    """
+
+    center: np.ndarray
+    radius: float
+
+
+class Backend(ABC):
+    """Arithmetic on blocks of rows; ``x`` is C-contiguous, finite, float32 or float64, of shape (n, n_features)."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def prepare(self, centroids: np.ndarray, frame: Frame) -> Any:
+        """Pack centroids (k, n_features), in the dtype of the rows, for :meth:`assign`."""
+
+    @abstractmethod
+    def assign(self, x: np.ndarray, prepared: Any, labels: np.ndarray) -> int:
+        """Write ``argmin_j D(x, c_j)``, ties to the lowest j, into ``labels`` (n,) int32; return the rows rechecked."""
+
+    @abstractmethod
+    def assign_two(self, x: np.ndarray, prepared: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels (n,) int32, D to the nearest and D to the second nearest (n,) float64; inf where k is one."""
+
+    @abstractmethod
+    def cross_distances(self, x: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """D(x_i, p_j), float64 of shape (n, m)."""
+
+    @abstractmethod
+    def distances(self, x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """D(x_i, c_label_i), float64 of shape (n,)."""
+
+    @abstractmethod
+    def accumulate(
+        self,
+        stats: ClusterStats,
+        x: np.ndarray,
+        weight: np.ndarray | None,
+        labels: np.ndarray,
+        previous: np.ndarray | None,
+        grid: Grid,
+    ) -> int:
+        """Add rows to ``stats`` in place; return how many changed cluster.
+
+        With ``previous`` labels (n,) only rows that moved are touched: they leave one sum and join another.
+        """
+
+    @abstractmethod
+    def lower(self, nearest: np.ndarray, x: np.ndarray, points: np.ndarray) -> None:
+        """Set ``nearest`` (n,) float64 to ``min(nearest, min_j D(x, p_j))`` in place."""
+
+    @abstractmethod
+    def potentials(
+        self, nearest: np.ndarray, x: np.ndarray, weight: np.ndarray | None, points: np.ndarray, exponent: int
+    ) -> np.ndarray:
+        """Sum over rows of ``rint(w * min(nearest, D(x, p_j)) * 2**exponent)``, int64 of shape (m,)."""

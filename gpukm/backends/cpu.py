@@ -1,0 +1,101 @@
+"""The native kernels, with OpenMP threads and run-time choice of instruction set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gpukm_kernels import native
+
+from gpukm.backends.base import Backend, Frame
+from gpukm.core.stats import ClusterStats, Grid
+from gpukm.errors import ConfigError
+
+# A place among the packed centroids travels as float32.
+_MAX_CLUSTERS = 1 << 23
+
+
+class CpuBackend(Backend):
+    """C++ kernels; see kernels/README.md.
+
+    Parameters
+    ----------
+    threads : int or None
+        None follows OpenMP: OMP_NUM_THREADS, threadpoolctl, or all cores.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}, expected at least 1")
+        self._threads = threads or 0
+        self._cpu = native()
+
+    def prepare(self, centroids: np.ndarray, frame: Frame) -> Any:
+        if len(centroids) > _MAX_CLUSTERS:
+            raise ConfigError(f"n_clusters is {len(centroids)}, the native kernels take at most {_MAX_CLUSTERS}")
+        make = self._cpu.CentroidsF32 if centroids.dtype == np.float32 else self._cpu.CentroidsF64
+        return make(np.ascontiguousarray(centroids), np.ascontiguousarray(frame.center, np.float64), frame.radius)
+
+    def assign(self, x: np.ndarray, prepared: Any, labels: np.ndarray) -> int:
+        return int(self._cpu.assign(x, prepared, labels, self._threads)) if len(x) else 0
+
+    def assign_two(self, x: np.ndarray, prepared: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        labels = np.empty(len(x), np.int32)
+        nearest, second = np.empty(len(x)), np.empty(len(x))
+        if len(x):
+            self._cpu.assign_two(x, prepared, labels, nearest, second, self._threads)
+        return labels, nearest, second
+
+    def cross_distances(self, x: np.ndarray, points: np.ndarray) -> np.ndarray:
+        out = np.empty((len(x), len(points)))
+        self._cpu.cross(x, _like(points, x), out, self._threads)
+        return out
+
+    def distances(self, x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        out = np.empty(len(x))
+        self._cpu.distances(x, _like(centroids, x), labels, out, self._threads)
+        return out
+
+    def accumulate(
+        self,
+        stats: ClusterStats,
+        x: np.ndarray,
+        weight: np.ndarray | None,
+        labels: np.ndarray,
+        previous: np.ndarray | None,
+        grid: Grid,
+    ) -> int:
+        moved = self._cpu.accumulate(
+            x,
+            weight,
+            labels,
+            previous,
+            grid.scales,
+            grid.weight_scale,
+            stats.hi,
+            stats.lo,
+            stats.counts,
+            stats.weight_hi if weight is not None else None,
+            stats.weight_lo if weight is not None else None,
+            self._threads,
+        )
+        stats.normalise()
+        return int(moved)
+
+    def lower(self, nearest: np.ndarray, x: np.ndarray, points: np.ndarray) -> None:
+        self._cpu.lower(x, _like(points, x), nearest, self._threads)
+
+    def potentials(
+        self, nearest: np.ndarray, x: np.ndarray, weight: np.ndarray | None, points: np.ndarray, exponent: int
+    ) -> np.ndarray:
+        total = np.zeros(len(points), np.int64)
+        scale = float(np.ldexp(1.0, exponent))
+        self._cpu.potentials(x, weight, _like(points, x), nearest, scale, total, self._threads)
+        return total
+
+
+def _like(points: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Points in the dtype and layout of the rows."""
+    return np.ascontiguousarray(points, dtype=x.dtype)

@@ -1,0 +1,269 @@
+"""Starting centroids: order-free, and the same draws on any sharding and any backend.
+
+Weighted draws quantise ``w * D`` to integers on a power-of-two grid, draw a uniform integer below their total, and
+invert the prefix sums in row order, so that every step is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpukm.backends.base import Backend
+from gpukm.core import rng
+from gpukm.core.exact import fold, to_float
+from gpukm.core.lloyd import Problem, iterate
+from gpukm.core.rng import Purpose
+from gpukm.core.shard import RowState, Scan, Shard
+from gpukm.core.stats import Grid
+from gpukm.sources.array import ArraySource
+
+_BITS = 60
+
+
+Quantise = Callable[[Shard], Iterator[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Rows of all shards as one line of integers, to be drawn from in proportion.
+
+    ``totals`` holds one sum a shard of the integers that ``quantise(shard)`` yields block by block.
+    """
+
+    shards: Sequence[Shard]
+    quantise: Quantise
+    totals: list[int]
+
+    @classmethod
+    def of(cls, problem: Problem, quantise: Quantise) -> Draws:
+        """Add up every shard."""
+        totals = problem.executor.map(lambda shard: sum(int(q.sum()) for q in quantise(shard)), problem.shards)
+        return cls(problem.shards, quantise, totals)
+
+    @property
+    def total(self) -> int:
+        """Sum over all rows."""
+        return sum(self.totals)
+
+    def locate(self, targets: np.ndarray) -> np.ndarray:
+        """(shard, kept row within it) of the first row whose prefix sum exceeds each target, int64 of shape (n, 2)."""
+        found = np.full((len(targets), 2), -1, dtype=np.int64)
+        done = 0
+        for number, (shard, total) in enumerate(zip(self.shards, self.totals, strict=True)):
+            if not ((done <= targets) & (targets < done + total)).any():
+                done += total
+                continue
+            rows = 0
+            for q in self.quantise(shard):
+                prefix = np.cumsum(q)
+                end = done + (int(prefix[-1]) if len(prefix) else 0)
+                mine = np.flatnonzero((done <= targets) & (targets < end))
+                found[mine, 0] = number
+                found[mine, 1] = rows + np.searchsorted(prefix, targets[mine] - done, side="right")
+                done, rows = end, rows + len(q)
+        return found
+
+
+def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:
+    """Draw k different rows in proportion to their weights."""
+    chosen = np.empty((0, 2), dtype=np.int64)
+    exponent = _BITS - math.frexp(problem.total_weight)[1]
+
+    def quantise(shard: Shard) -> Iterator[np.ndarray]:
+        """Weights as integers, rows already chosen as zero."""
+        number = next(i for i, s in enumerate(problem.shards) if s is shard)
+        taken = chosen[chosen[:, 0] == number, 1]
+        for block in shard.blocks():
+            if block.weight is None:
+                q = np.ones(len(block.x), dtype=np.int64)
+            else:
+                # A positive weight stays positive, so that k rows of positive weight can always be drawn.
+                q = np.maximum(np.rint(np.ldexp(block.weight, exponent)), block.weight > 0).astype(np.int64)
+            q[taken[(taken >= block.rows.start) & (taken < block.rows.stop)] - block.rows.start] = 0
+            yield q
+
+    draw = 0
+    while len(chosen) < k:
+        draws = Draws.of(problem, quantise)
+        wanted = k - len(chosen)
+        places = draws.locate(rng.uniform_below(draws.total, seed, Purpose.RANDOM_ROWS, draw, wanted))
+        _, first = np.unique(places, axis=0, return_index=True)
+        chosen = np.concatenate([chosen, places[np.sort(first)]])
+        draw += wanted
+    return gather(problem, chosen)
+
+
+def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None = None) -> np.ndarray:
+    """Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with their remark on several trials a step).
+
+    Parameters
+    ----------
+    problem : Problem
+    k, seed : int
+    n_trials : int or None
+        Candidates a step; None takes ``2 + int(log k)`` as scikit-learn does.
+    """
+    n_trials = n_trials or 2 + int(math.log(k))
+    centers = random_rows(problem, 1, seed)
+    _start(problem)
+    exponent = _first_exponent(problem.scan)
+    draw = 0
+    newest = centers
+    while len(centers) < k:
+        _lower(problem, newest)
+        draws, exponent = _potential_draws(problem, exponent)
+        if draws.total == 0:
+            # Every row coincides with a centre already: the remaining ones can only be repetitions.
+            return np.concatenate([centers, np.repeat(centers[:1], k - len(centers), axis=0)])
+        targets = rng.uniform_below(draws.total, seed, Purpose.KMEANS_PLUS_PLUS, draw, n_trials)
+        draw += n_trials
+        candidates = gather(problem, draws.locate(targets))
+        best = 0
+        if n_trials > 1:
+            potentials = problem.executor.map_reduce(
+                lambda shard, c=candidates, e=exponent: _potentials(shard, c, e),  # type: ignore[misc]
+                problem.shards,
+                lambda a, b: a + b,
+            )
+            best = int(np.argmin(potentials))
+        newest = candidates[best : best + 1]
+        centers = np.concatenate([centers, newest])
+    return centers
+
+
+def kmeans_parallel(problem: Problem, k: int, seed: int, rounds: int = 5, oversampling: float = 2.0) -> np.ndarray:
+    """k-means|| (Bahmani et al., "Scalable K-Means++", VLDB 2012), reclustered by weighted k-means++ and Lloyd.
+
+    Each round chooses every row by itself with probability ``oversampling * k * w * D / potential``, keyed by the
+    row's place among the kept rows, so that sharding cannot change the draw.
+    """
+    centers = random_rows(problem, 1, seed)
+    _start(problem)
+    exponent = _first_exponent(problem.scan)
+    newest = centers
+    for number in range(rounds):
+        _lower(problem, newest)
+        draws, exponent = _potential_draws(problem, exponent)
+        if draws.total == 0:
+            break
+        places = []
+        place = number * problem.scan.n_samples
+        for index, shard in enumerate(problem.shards):
+            at = 0
+            for q in draws.quantise(shard):
+                p = oversampling * k * q.astype(np.float64) / float(draws.total)
+                hits = np.flatnonzero(rng.uniform(seed, Purpose.KMEANS_PARALLEL, place + at, len(q)) < p)
+                places.append(np.column_stack([np.full(len(hits), index), at + hits]))
+                at += len(q)
+            place += at
+        newest = gather(problem, np.concatenate(places))
+        centers = np.concatenate([centers, newest])
+    if len(centers) < k:
+        centers = np.concatenate([centers, random_rows(problem, min(k, problem.scan.n_positive), seed)])
+    return _recluster(problem, centers, k, seed)
+
+
+def gather(problem: Problem, places: np.ndarray) -> np.ndarray:
+    """Rows at ``places`` (n, 2) of (shard, kept row within it), in the order asked for."""
+    out = np.empty((len(places), problem.shards[0].source.n_features), problem.dtype)
+    for number, shard in enumerate(problem.shards):
+        mine = np.flatnonzero(places[:, 0] == number)
+        rows = places[mine, 1]
+        for block in shard.blocks() if len(mine) else ():
+            here = (rows >= block.rows.start) & (rows < block.rows.stop)
+            out[mine[here]] = block.x[rows[here] - block.rows.start]
+    return out
+
+
+def _recluster(problem: Problem, candidates: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Cluster the candidates, weighted by the rows nearest to each, into k centres."""
+    _, first = np.unique(candidates, axis=0, return_index=True)
+    candidates = np.ascontiguousarray(candidates[np.sort(first)])
+    if len(candidates) <= k:
+        return np.concatenate([candidates, np.repeat(candidates[:1], k - len(candidates), axis=0)])
+    for shard in problem.shards:
+        shard.begin(problem.grid)
+    stats = problem.executor.map_reduce(
+        lambda shard: shard.step(candidates, problem.frame), problem.shards, lambda a, b: a.merge(b)
+    ).stats
+    weight = stats.weights(problem.grid)
+    used = weight > 0
+    source = ArraySource(candidates[used], weight=weight[used])
+    backend: Backend = problem.shards[0].backend
+    shard = Shard(source, backend, len(candidates))
+    scan = shard.scan(problem.reference)
+    small = replace(
+        problem,
+        shards=[shard],
+        executor=type(problem.executor)(),
+        scan=scan,
+        grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
+        max_iter=10,
+        tol=0.0,
+    )
+    if scan.n_positive <= k:
+        return np.concatenate([source.x, np.repeat(source.x[:1], k - len(source.x), axis=0)])
+    centers = kmeans_plus_plus(small, k, int(rng.raw(seed, Purpose.RECLUSTER, 0, 1)[0]), n_trials=1)
+    for state in iterate(small, centers):
+        centers = state.centroids
+    return centers
+
+
+def _start(problem: Problem) -> None:
+    """Set the distance of every row to the nearest centre so far to infinity."""
+    for shard in problem.shards:
+        shard.nearest = RowState(shard.n_samples, np.float64, not shard.resident, np.inf)
+
+
+def _lower(problem: Problem, points: np.ndarray) -> None:
+    """Take new centres into account."""
+    if not len(points):
+        return
+    few = len(points) <= 8
+    for shard in problem.shards:
+        prepared = None if few else shard.backend.prepare(points, problem.frame)
+        for block, nearest in shard.with_nearest():
+            if few:
+                shard.backend.lower(nearest, block.x, points)
+            else:
+                labels = np.empty(len(block.x), np.int32)
+                shard.backend.assign(block.x, prepared, labels)
+                np.minimum(nearest, shard.backend.distances(block.x, points, labels), out=nearest)
+            shard.set_nearest(block, nearest)
+
+
+def _potential_draws(problem: Problem, exponent: int) -> tuple[Draws, int]:
+    """Weighted squared distances as integers, on a grid that uses 60 bits for their total."""
+    while True:
+
+        def quantise(shard: Shard, scale: float = math.ldexp(1.0, exponent)) -> Iterator[np.ndarray]:
+            """``rint(w * D * 2**exponent)``, a block at a time."""
+            for block, nearest in shard.with_nearest():
+                v = nearest if block.weight is None else block.weight * nearest
+                yield np.rint(v * scale).astype(np.int64)
+
+        draws = Draws.of(problem, quantise)
+        spare = _BITS - draws.total.bit_length()
+        # A total of zero may only mean that the grid is still far too coarse.
+        if spare < 8 or exponent + spare > 1000:
+            return draws, exponent
+        exponent = exponent + spare - 1
+
+
+def _potentials(shard: Shard, points: np.ndarray, exponent: int) -> np.ndarray:
+    """Potential that each candidate would leave."""
+    total = np.zeros(len(points), np.int64)
+    for block, nearest in shard.with_nearest():
+        total += shard.backend.potentials(nearest, block.x, block.weight, points, exponent)
+    return total
+
+
+def _first_exponent(scan: Scan) -> int:
+    """A grid that holds the largest potential the feature ranges allow."""
+    width = scan.maximum - scan.minimum
+    largest = fold(width * width) * to_float(scan.weight)
+    return int(min(_BITS - math.frexp(largest)[1] - 1, 1000)) if largest > 0 else 1000

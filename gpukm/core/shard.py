@@ -1,0 +1,368 @@
+"""Rows that live somewhere, with their per-row state; the only place that walks over data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gpukm.backends.base import Backend, Frame
+from gpukm.core.exact import exact_sum
+from gpukm.core.stats import ClusterStats, Grid
+from gpukm.errors import DataError
+from gpukm.sources.base import Source
+
+_SAMPLE_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one look at the data tells; mergeable.
+
+    ``minimum``, ``maximum`` and ``spread`` cover rows of positive weight; ``spread`` is the exact sum of
+    ``w * D(x, reference)``; ``sample`` holds some rows and serves screening only.
+    """
+
+    n_rows: int
+    n_samples: int
+    n_positive: int
+    minimum: np.ndarray
+    maximum: np.ndarray
+    weight: int
+    spread: int
+    sample: np.ndarray
+
+    def merge(self, other: Scan) -> Scan:
+        """Both parts together."""
+        return Scan(
+            self.n_rows + other.n_rows,
+            self.n_samples + other.n_samples,
+            self.n_positive + other.n_positive,
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+            self.weight + other.weight,
+            self.spread + other.spread,
+            np.concatenate([self.sample, other.sample])[-8 * _SAMPLE_ROWS :],
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A shard's answer to one set of centroids; mergeable."""
+
+    stats: ClusterStats
+    n_moved: int
+    n_scored: int
+    n_rechecked: int
+
+    def merge(self, other: Step) -> Step:
+        """Both parts together."""
+        return Step(
+            self.stats.merge(other.stats),
+            self.n_moved + other.n_moved,
+            self.n_scored + other.n_scored,
+            self.n_rechecked + other.n_rechecked,
+        )
+
+
+@dataclass(frozen=True)
+class Final:
+    """Final labels' totals; mergeable. ``inertia`` is exact, in units of 2**-1126; labels stay with the shard."""
+
+    stats: ClusterStats
+    inertia: int
+    n_scored: int
+    n_rechecked: int
+
+    def merge(self, other: Final) -> Final:
+        """Both parts together."""
+        return Final(
+            self.stats.merge(other.stats),
+            self.inertia + other.inertia,
+            self.n_scored + other.n_scored,
+            self.n_rechecked + other.n_rechecked,
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row that may become the centre of an empty cluster; ordered by (distance descending, row ascending)."""
+
+    distance: float
+    row: int
+    label: int
+    weight: float
+    x: np.ndarray
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive kept rows: ``x`` (n, d), their weights, and where they stand among the shard's kept rows."""
+
+    x: np.ndarray
+    weight: np.ndarray | None
+    rows: slice
+    row_numbers: np.ndarray | range
+
+
+class RowState:
+    """One number per row, in memory or, when rows are streamed, in an unlinked scratch file."""
+
+    def __init__(self, n: int, dtype: Any, spill: bool, fill: float) -> None:
+        self._dtype = np.dtype(dtype)
+        self._array = None if spill else np.full(n, fill, self._dtype)
+        self._file = None
+        if spill:
+            # Read and written by plain calls: mapped pages would count as this process's memory.
+            self._file = tempfile.TemporaryFile(prefix="gpukm-")  # noqa: SIM115
+            step = 1 << 20
+            for start in range(0, n, step):
+                self._file.write(np.full(min(step, n - start), fill, self._dtype).tobytes())
+
+    def read(self, rows: slice) -> np.ndarray:
+        """Values of some rows; a view when they are in memory."""
+        if self._array is not None:
+            return self._array[rows]
+        assert self._file is not None
+        self._file.seek(rows.start * self._dtype.itemsize)
+        data = bytearray(self._file.read((rows.stop - rows.start) * self._dtype.itemsize))
+        return np.frombuffer(data, self._dtype)
+
+    def write(self, rows: slice, values: np.ndarray) -> None:
+        """Store values of some rows."""
+        if self._array is not None:
+            if not np.shares_memory(values, self._array):
+                self._array[rows] = values
+            return
+        assert self._file is not None
+        self._file.seek(rows.start * self._dtype.itemsize)
+        self._file.write(np.ascontiguousarray(values).tobytes())
+
+
+class Shard:
+    """A stretch of a source on one backend.
+
+    Parameters
+    ----------
+    source : Source
+    backend : Backend
+    batch_rows : int
+        Source rows read at a time when the source is not in memory.
+    start, stop : int
+        Source rows of this shard; ``stop`` None reads to the end.
+    """
+
+    def __init__(
+        self, source: Source, backend: Backend, batch_rows: int, start: int = 0, stop: int | None = None
+    ) -> None:
+        self.source, self.backend, self.batch_rows = source, backend, batch_rows
+        self.start, self.stop = start, stop
+        self.resident = source.array() is not None
+        self.n_samples = 0
+        self.n_rows = 0
+        self._labels: np.ndarray | None = None
+        self._labels_for: np.ndarray | None = None
+        self._stats: ClusterStats | None = None
+        self._grid: Grid | None = None
+        self.nearest: RowState | None = None
+
+    def blocks(self) -> Iterator[Block]:
+        """All kept rows in order."""
+        x = self.source.array()
+        if x is not None:
+            weight = self.source.weights()
+            rows = slice(self.start, len(x) if self.stop is None else self.stop)
+            yield Block(
+                x[rows],
+                None if weight is None else weight[rows],
+                slice(0, rows.stop - rows.start),
+                range(rows.start, rows.stop),
+            )
+            return
+        done = 0
+        for batch in self.source.batches(self.batch_rows, self.start, self.stop):
+            n = len(batch.x)
+            if n:
+                yield Block(batch.x, batch.weight, slice(done, done + n), batch.row_numbers)
+            done += n
+        if self.n_samples and done != self.n_samples:
+            raise DataError(
+                f"the data changed while it was read: {self.n_samples} rows in the first pass, {done} now; "
+                "train on a copy that nobody writes to"
+            )
+
+    def scan(self, reference: np.ndarray) -> Scan:
+        """Look at every row once: counts, range, weights, finiteness."""
+        scan: Scan | None = None
+        x = self.source.array()
+        weight = self.source.weights()
+        pieces: Iterator[tuple[np.ndarray, np.ndarray | None, int, int]]
+        if x is not None:
+            rows = slice(self.start, len(x) if self.stop is None else self.stop)
+            pieces = iter([(x[rows], None if weight is None else weight[rows], rows.start, rows.stop - rows.start)])
+        else:
+            batches = self.source.batches(self.batch_rows, self.start, self.stop)
+            pieces = ((b.x, b.weight, b.first_row, b.n_rows) for b in batches)
+        for x, w, first, n_rows in pieces:
+            part = self._scan_block(x, w, first, n_rows, reference)
+            scan = part if scan is None else scan.merge(part)
+        if scan is None:
+            scan = self._scan_block(np.empty((0, self.source.n_features), self.source.dtype), None, 0, 0, reference)
+        self.n_samples, self.n_rows = scan.n_samples, scan.n_rows
+        return scan
+
+    def _scan_block(self, x: np.ndarray, w: np.ndarray | None, first: int, n_rows: int, reference: np.ndarray) -> Scan:
+        """Scan one block."""
+        d = self.source.n_features
+        used = x if w is None or not (w == 0).any() else x[w > 0]
+        if len(used):
+            minimum, maximum = used.min(axis=0).astype(np.float64), used.max(axis=0).astype(np.float64)
+        else:
+            minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
+        # NaN survives min and max, so their finiteness speaks for all rows they cover.
+        finite = np.isfinite(minimum).all() and np.isfinite(maximum).all() if len(used) else True
+        if not finite or (used is not x and not np.isfinite(x).all()):
+            _raise_not_finite(x, first, self.source.names)
+        distances = self.backend.distances(x, reference[None], np.zeros(len(x), np.int32))
+        return Scan(
+            n_rows,
+            len(x),
+            len(used),
+            minimum,
+            maximum,
+            len(x) << 1126 if w is None else int(exact_sum(w)),  # type: ignore[arg-type]
+            int(exact_sum(distances if w is None else w * distances)),  # type: ignore[arg-type]
+            used[:: max(1, len(used) // _SAMPLE_ROWS)][:_SAMPLE_ROWS].astype(np.float64),
+        )
+
+    def begin(self, grid: Grid) -> None:
+        """Start a fit: forget labels and sums of an earlier one."""
+        self._grid, self._labels, self._labels_for, self._stats = grid, None, None, None
+
+    def step(self, centroids: np.ndarray, frame: Frame) -> Step:
+        """Label every row and sum it into its cluster."""
+        assert self._grid is not None
+        prepared = self.backend.prepare(centroids, frame)
+        k = len(centroids)
+        if self.resident:
+            return self._step_resident(prepared, k, centroids)
+        total, scored, rechecked = None, 0, 0
+        for block in self.blocks():
+            labels = np.empty(len(block.x), np.int32)
+            rechecked += self.backend.assign(block.x, prepared, labels)
+            scored += len(labels)
+            if total is None:
+                total = ClusterStats.zero(k, self.source.n_features, block.weight is not None)
+            self.backend.accumulate(total, block.x, block.weight, labels, None, self._grid)
+        if total is None:
+            total = ClusterStats.zero(k, self.source.n_features, False)
+        return Step(total, scored, scored, rechecked)
+
+    def _step_resident(self, prepared: Any, k: int, centroids: np.ndarray) -> Step:
+        """Step that keeps labels, so that later sums touch only the rows that moved."""
+        assert self._grid is not None
+        block = next(self.blocks())
+        labels = np.empty(len(block.x), np.int32)
+        rechecked = self.backend.assign(block.x, prepared, labels)
+        if self._stats is None:
+            self._stats = ClusterStats.zero(k, block.x.shape[1], block.weight is not None)
+        moved = self.backend.accumulate(self._stats, block.x, block.weight, labels, self._labels, self._grid)
+        self._labels, self._labels_for = labels, centroids
+        return Step(self._stats.copy(), moved, len(labels), rechecked)
+
+    def with_nearest(self) -> Iterator[tuple[Block, np.ndarray]]:
+        """Blocks with the squared distance of each row to the nearest seed so far, (n,) float64."""
+        if self.nearest is None:
+            raise RuntimeError("seeding has not begun on this shard")
+        for block in self.blocks():
+            yield block, self.nearest.read(block.rows)
+
+    def set_nearest(self, block: Block, values: np.ndarray) -> None:
+        """Store what :meth:`with_nearest` gave, changed."""
+        if self.nearest is not None:
+            self.nearest.write(block.rows, values)
+
+    def farthest(self, centroids: np.ndarray, frame: Frame, n: int) -> list[Candidate]:
+        """The n rows of positive weight farthest from their centroid, best first."""
+        best: list[Candidate] = []
+        for block, labels, _ in self.labelled(centroids, frame):
+            d = self.backend.distances(block.x, centroids, labels)
+            if block.weight is not None:
+                d = np.where(block.weight > 0, d, -1.0)
+            keep = np.flatnonzero(d > 0)
+            if len(keep) > n:
+                cut = np.partition(d[keep], len(keep) - n)[len(keep) - n]
+                keep = keep[d[keep] >= cut]
+            keep = keep[np.argsort(-d[keep], kind="stable")][:n]
+            for i in keep:
+                w = 1.0 if block.weight is None else float(block.weight[i])
+                best.append(Candidate(float(d[i]), int(block.row_numbers[i]), int(labels[i]), w, block.x[i].copy()))
+            best = first_candidates(best, n)
+        return best
+
+    def labelled(self, centroids: np.ndarray, frame: Frame) -> Iterator[tuple[Block, np.ndarray, int]]:
+        """Blocks with their exact labels and the rows rechecked; labels at hand are used again."""
+        if self._labels is not None and self._labels_for is not None and _same(self._labels_for, centroids):
+            yield next(self.blocks()), self._labels, 0
+            return
+        prepared = self.backend.prepare(centroids, frame)
+        for block in self.blocks():
+            labels = np.empty(len(block.x), np.int32)
+            rechecked = self.backend.assign(block.x, prepared, labels)
+            yield block, labels, rechecked
+
+    def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
+        """Label against the final centroids and add up the inertia exactly."""
+        assert self._grid is not None
+        total = ClusterStats.zero(len(centroids), self.source.n_features, False)
+        weights: ClusterStats | None = None
+        inertia, scored, rechecked = 0, 0, 0
+        kept = np.empty(self.n_samples, np.int32) if keep_labels else None
+        for block, labels, n in self.labelled(centroids, frame):
+            d = self.backend.distances(block.x, centroids, labels)
+            inertia += int(exact_sum(d if block.weight is None else block.weight * d))  # type: ignore[arg-type]
+            rechecked += n
+            scored += len(labels)
+            total.counts += np.bincount(labels, minlength=len(centroids))
+            if block.weight is not None:
+                if weights is None:
+                    weights = ClusterStats.zero(len(centroids), 0, True)
+                none = replace(self._grid, exponents=self._grid.exponents[:0])
+                self.backend.accumulate(weights, block.x[:, :0], block.weight, labels, None, none)
+            if kept is not None:
+                kept[block.rows] = labels
+        if weights is not None:
+            total.weight_hi, total.weight_lo = weights.weight_hi, weights.weight_lo
+        self._labels = kept
+        self._labels_for = None
+        return Final(total, inertia, scored, rechecked)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Labels left by :meth:`finish`."""
+        return self._labels
+
+
+def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:
+    """The first n by (distance descending, row ascending)."""
+    return sorted(candidates, key=lambda c: (-c.distance, c.row))[:n]
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Bit equality."""
+    return a is b or (a.shape == b.shape and a.tobytes() == b.tobytes())
+
+
+def _raise_not_finite(x: np.ndarray, first: int, names: tuple[str, ...] | None) -> None:
+    """Say how many values are not finite and where the first stands."""
+    bad = ~np.isfinite(x)
+    row, column = np.argwhere(bad)[0]
+    kind = "NaN" if np.isnan(x[row, column]) else "infinity"
+    name = names[column] if names else f"feature {column}"
+    raise DataError(
+        f"Input contains NaN or infinity: {int(bad.sum())} values, the first ({kind}) in row {first + int(row)}, "
+        f"{name}; drop or fill these rows first"
+    )

@@ -1,0 +1,480 @@
+"""k-means as functions: fit a source, label a source."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gpukm.backends import Selection, select
+from gpukm.backends.base import Frame
+from gpukm.core import rng
+from gpukm.core.exact import exact_sum, to_float
+from gpukm.core.lloyd import LloydState, Problem, iterate
+from gpukm.core.result import FitResult, IterationRecord, StopReason
+from gpukm.core.seeding import kmeans_parallel, kmeans_plus_plus, random_rows
+from gpukm.core.shard import Final, Scan, Shard
+from gpukm.core.stats import Grid
+from gpukm.errors import ConfigError, DataError
+from gpukm.executors.local import LocalExecutor
+from gpukm.sources.base import Batch, Source
+
+Init = str | np.ndarray | Callable[..., Any]
+INITS = ("auto", "k-means++", "k-means||", "random")
+_AUTO_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit is: which start, and the state of its loop."""
+
+    init: int
+    n_init: int
+    state: LloydState
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Rows labelled against given centroids.
+
+    Attributes
+    ----------
+    labels : ndarray of int32 of shape (n_samples,)
+    distances : ndarray of float64 of shape (n_samples,)
+        Squared distance to the centroid.
+    inertia : float
+        Order-free sum of ``w * distance``.
+    """
+
+    labels: np.ndarray
+    distances: np.ndarray
+    inertia: float
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where an interrupted start stood: the centroids after ``iteration`` and the records up to it."""
+
+    centroids: np.ndarray
+    history: tuple[IterationRecord, ...]
+
+
+def kmeans(source: Any, n_clusters: int, **settings: Any) -> FitResult:
+    """Cluster the rows of ``source`` into ``n_clusters`` groups.
+
+    Parameters
+    ----------
+    source : array, Arrow or DLPack object, path or Source
+        Rows of numbers, of shape (n_samples, n_features). Arrays are never changed.
+    n_clusters : int
+    **settings
+        As listed in :func:`fit_iter`.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    ConfigError
+        For a setting out of range.
+    DataError
+        For data that cannot be clustered: not finite, too few rows, bad weights.
+    """
+    steps = fit_iter(source, n_clusters, **settings)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: FitResult = end.value
+            return result
+
+
+def fit_iter(
+    source: Any,
+    n_clusters: int,
+    *,
+    init: Init = "k-means++",
+    n_init: int | str = "auto",
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    sample_weight: Any = None,
+    seed: int = 0,
+    metric: str = "euclidean",
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "exact",
+    executor: Any = "local",
+    batch_size: int | None = None,
+    memory_limit: int | str | None = None,
+    threads: int | None = None,
+    keep_labels: bool = True,
+    n_shards: int = 1,
+    resume: Resume | None = None,
+) -> Iterator[FitProgress]:
+    """Fit step by step: yields a :class:`FitProgress` an iteration and returns the :class:`FitResult`.
+
+    Parameters
+    ----------
+    source : array, Arrow or DLPack object, path or Source
+    n_clusters : int
+    init : {"auto", "k-means++", "k-means||", "random"}, array of shape (n_clusters, n_features) or callable
+        ``auto`` is k-means++ up to 2**20 rows and k-means|| beyond. A callable gets ``(x, n_clusters, random_state)``
+        and needs data in memory.
+    n_init : int or "auto"
+        Starts to make; the lowest inertia wins. ``auto`` makes one, or ten with ``init`` random or callable.
+    max_iter : int
+    tol : float
+        Tolerance on the summed squared shift of the centroids, times the mean variance of the features.
+    sample_weight : array of shape (n_samples,) or None
+    seed : int
+    metric : {"euclidean", "cosine"}
+        Cosine clusters the normalised rows, with normalised centroids.
+    backend, device : str
+    precision : {"exact"}
+    executor : {"local"}
+    batch_size : int or None
+        Rows read at a time from a source that is not in memory; None sizes batches by ``memory_limit``.
+    memory_limit : int, str such as "2GB", or None
+        Memory that streaming may use; None takes half of what is free.
+    threads : int or None
+    keep_labels : bool
+        False leaves the labels of a streamed fit out of the result.
+    n_shards : int
+        Shards the rows are cut into; the result does not depend on it.
+    resume : Resume or None
+        Continue the only start of an interrupted fit.
+    """
+    n_clusters = _positive("n_clusters", n_clusters)
+    max_iter = _positive("max_iter", max_iter)
+    if not tol >= 0:
+        raise ConfigError(f"tol is {tol!r}, expected a number >= 0")
+    if metric not in ("euclidean", "cosine"):
+        raise ConfigError(f"metric is {metric!r}, expected 'euclidean' or 'cosine'")
+    if precision != "exact":
+        raise ConfigError(f"precision is {precision!r}, expected 'exact'")
+    if executor != "local":
+        raise ConfigError(f"executor is {executor!r}, expected 'local'")
+    selection = select(backend, device, threads)
+    rows = as_source(source, sample_weight, metric, selection)
+    problem = _problem(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
+    method, starts = _resolve_init(init, n_init, problem, n_clusters)
+    if resume is not None and starts != 1:
+        raise ConfigError(f"a fit of {starts} starts cannot be resumed; set n_init to 1")
+    best: FitResult | None = None
+    for start in range(starts):
+        start_seed = seed if start == 0 else int(rng.raw(seed, rng.Purpose.RESTART, start, 1)[0])
+        history = list(resume.history) if resume else []
+        centroids = resume.centroids if resume else _seed(problem, method, n_clusters, start_seed, rows)
+        centroids = np.ascontiguousarray(centroids, dtype=problem.dtype)
+        scored = rechecked = 0
+        stop = StopReason.MAX_ITER
+        for state in iterate(problem, centroids, len(history) + 1):
+            history.append(state.record)
+            centroids = state.centroids
+            scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
+            stop = state.stop or stop
+            yield FitProgress(start, starts, state)
+        result = _finish(problem, centroids, tuple(history), stop, keep_labels)
+        result = replace(
+            result,
+            n_init=starts,
+            best_init=start,
+            n_scored=result.n_scored + scored,
+            n_rechecked=result.n_rechecked + rechecked,
+        )
+        if best is None or result.inertia < best.inertia:
+            best = result
+    assert best is not None
+    name = method if isinstance(method, str) else "array" if isinstance(method, np.ndarray) else "callable"
+    return replace(
+        best,
+        backend=selection.backend.name,
+        rejected=selection.rejected,
+        warnings=_doubts(problem, best),
+        settings={
+            "n_clusters": n_clusters,
+            "init": name,
+            "n_init": starts,
+            "max_iter": max_iter,
+            "tol": float(tol),
+            "seed": int(seed),
+            "metric": metric,
+            "precision": precision,
+        },
+    )
+
+
+def assign(
+    source: Any,
+    centroids: np.ndarray,
+    *,
+    sample_weight: Any = None,
+    metric: str = "euclidean",
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int | None = None,
+) -> Assignment:
+    """Label every row with its nearest centroid, ties to the lowest index.
+
+    Parameters
+    ----------
+    source : array, Arrow or DLPack object, path or Source
+        Rows of shape (n_samples, n_features).
+    centroids : ndarray of shape (n_clusters, n_features)
+    """
+    selection = select(backend, device, threads)
+    rows = as_source(source, sample_weight, metric, selection)
+    centroids = _check_centroids(centroids, rows)
+    labels, distances, inertia = [], [], 0
+    shard = Shard(rows, selection.backend, batch_size or 1 << 16)
+    if rows.array() is not None:
+        shard.scan(centroids[0])
+    prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
+    for block in shard.blocks():
+        part = np.empty(len(block.x), np.int32)
+        selection.backend.assign(block.x, prepared, part)
+        d = selection.backend.distances(block.x, centroids, part)
+        inertia += int(exact_sum(d if block.weight is None else block.weight * d))  # type: ignore[arg-type]
+        labels.append(part)
+        distances.append(d)
+    return Assignment(
+        np.concatenate([*labels, np.empty(0, np.int32)]), np.concatenate([*distances, np.empty(0)]), to_float(inertia)
+    )
+
+
+def assign_batches(
+    source: Any,
+    centroids: np.ndarray,
+    *,
+    metric: str = "euclidean",
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    batch_rows: int = 1 << 16,
+    second: bool = True,
+) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, np.ndarray]]:
+    """Label a source batch by batch.
+
+    Yields
+    ------
+    (Batch, labels, nearest, second)
+        Labels int32 (n,), squared distance to the centroid float64 (n,), and to the second nearest one (inf where
+        there is none, or where ``second`` is False).
+    """
+    selection = select(backend, device, threads)
+    rows = as_source(source, None, metric, selection)
+    centroids = _check_centroids(centroids, rows)
+    prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
+    for batch in rows.batches(batch_rows):
+        if second:
+            yield batch, *selection.backend.assign_two(batch.x, prepared)
+            continue
+        labels = np.empty(len(batch.x), np.int32)
+        selection.backend.assign(batch.x, prepared, labels)
+        nearest = selection.backend.distances(batch.x, centroids, labels)
+        yield batch, labels, nearest, np.full(len(labels), np.inf)
+
+
+def as_source(source: Any, sample_weight: Any, metric: str, selection: Selection) -> Source:
+    """Make a Source of whatever a caller brings."""
+    from gpukm.sources.array import ArraySource
+    from gpukm.sources.normalized import NormalizedSource
+    from gpukm.sources.open import open_source
+
+    rows = source if isinstance(source, Source) else open_source(source)
+    if not isinstance(rows, Source):
+        from gpukm.preprocessing import Preprocessing, PreparedSource, fit
+
+        rows = PreparedSource(rows, fit(rows, Preprocessing()))
+    if sample_weight is not None:
+        x = rows.array()
+        if x is None:
+            raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
+        rows = ArraySource(x, weight=sample_weight, names=rows.names)
+    return NormalizedSource(rows, selection.backend) if metric == "cosine" else rows
+
+
+def _problem(
+    rows: Source,
+    selection: Selection,
+    n_clusters: int,
+    max_iter: int,
+    tol: float,
+    metric: str,
+    batch_size: int | None,
+    memory_limit: int | str | None,
+    n_shards: int,
+) -> Problem:
+    """Cut the source into shards and look at every row once."""
+    from gpukm.sources.memory import available_bytes, batch_rows, parse_bytes
+
+    if batch_size is None:
+        limit = available_bytes() // 2 if memory_limit is None else parse_bytes(memory_limit)
+        row_bytes = rows.n_features * rows.dtype.itemsize
+        centroid_bytes = n_clusters * rows.n_features * (4 * rows.dtype.itemsize + 64)
+        batch_size = batch_rows(limit, row_bytes, centroid_bytes)
+    else:
+        batch_size = _positive("batch_size", batch_size)
+    executor = LocalExecutor()
+    n_rows = rows.n_rows
+    cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
+    shards = [
+        Shard(rows, selection.backend, batch_size, start, stop)
+        for start, stop in zip(cuts, [*cuts[1:], n_rows], strict=True)
+    ]
+    reference = _reference(rows)
+    scan: Scan = executor.map_reduce(lambda shard: shard.scan(reference), shards, Scan.merge)
+    if scan.n_samples == 0:
+        raise DataError("the data has no rows; expected at least one")
+    if scan.n_samples < n_clusters:
+        raise DataError(f"n_samples={scan.n_samples} should be >= n_clusters={n_clusters}; ask for fewer clusters")
+    if scan.n_positive == 0:
+        raise DataError("all sample weights are zero; at least one row needs a positive weight")
+    largest = float(max(-scan.minimum.min(), scan.maximum.max()))
+    if largest > 1e140:
+        raise DataError(f"values reach {largest:g}; squared distances would overflow, so scale the data below 1e140")
+    return Problem(
+        shards=shards,
+        executor=executor,
+        scan=scan,
+        grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
+        frame=_frame(scan, rows.dtype),
+        reference=reference,
+        dtype=rows.dtype,
+        max_iter=max_iter,
+        tol=float(tol),
+        spherical=metric == "cosine",
+    )
+
+
+def _reference(rows: Source) -> np.ndarray:
+    """A point near the data, the same on any sharding: the median of the first 1,024 rows, rounded to the dtype."""
+    x = rows.array()
+    head = x[:1024] if x is not None else next((b.x for b in rows.batches(1024) if len(b.x)), None)
+    if head is None or not len(head) or not np.isfinite(head).all():
+        return np.zeros(rows.n_features, rows.dtype)
+    return np.median(head.astype(np.float64), axis=0).astype(rows.dtype)
+
+
+def _frame(scan: Scan, dtype: np.dtype) -> Frame:
+    """Origin for screening: the median of a sample, and how far data reaches from it."""
+    center = np.median(scan.sample, axis=0).astype(dtype).astype(np.float64)
+    return Frame(center, float(np.maximum(scan.maximum - center, center - scan.minimum).max()))
+
+
+def _frame_of(centroids: np.ndarray, rows: Source) -> Frame:
+    """Origin for screening where the data has not been looked at: the median of the centroids."""
+    center = np.median(centroids.astype(np.float64), axis=0).astype(rows.dtype).astype(np.float64)
+    return Frame(center, float(np.abs(centroids - center).max()))
+
+
+def _resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[Init, int]:
+    """Settle which method seeds and how many starts are made."""
+    if isinstance(init, str):
+        if init not in INITS:
+            raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}, an array or a callable")
+        if init == "auto":
+            init = "k-means++" if problem.scan.n_samples <= _AUTO_ROWS else "k-means||"
+    elif not callable(init):
+        init = np.asarray(init)
+        expected = (k, len(problem.reference))
+        if init.shape != expected:
+            raise ConfigError(f"the shape of init is {init.shape}, expected {expected}")
+        if not np.isfinite(init).all():
+            raise ConfigError("init contains NaN or infinity; give finite centroids")
+    if n_init == "auto":
+        starts = 10 if callable(init) or (isinstance(init, str) and init == "random") else 1
+    else:
+        starts = _positive("n_init", n_init)
+    return init, 1 if isinstance(init, np.ndarray) else starts
+
+
+def _seed(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.ndarray:
+    """Starting centroids of one start."""
+    if isinstance(init, np.ndarray):
+        return init
+    if callable(init):
+        x = rows.array()
+        if x is None:
+            raise ConfigError("a callable init needs data in memory; name a method or give an array")
+        made = np.asarray(init(x, k, random_state=np.random.RandomState(seed % (1 << 32))))
+        if made.shape != (k, x.shape[1]):
+            raise ConfigError(f"the shape of init() is {made.shape}, expected {(k, x.shape[1])}")
+        return made
+    if problem.scan.n_positive < k:
+        # Fewer usable rows than clusters: every one of them becomes a centre, the first repeats.
+        found = random_rows(problem, problem.scan.n_positive, seed)
+        return np.concatenate([found, np.repeat(found[:1], k - len(found), axis=0)])
+    if init == "random":
+        return random_rows(problem, k, seed)
+    if init == "k-means||":
+        return kmeans_parallel(problem, k, seed)
+    return kmeans_plus_plus(problem, k, seed)
+
+
+def _finish(
+    problem: Problem, centroids: np.ndarray, history: tuple[IterationRecord, ...], stop: StopReason, keep_labels: bool
+) -> FitResult:
+    """Label against the final centroids."""
+    final: Final = problem.executor.map_reduce(
+        lambda shard: shard.finish(centroids, problem.frame, keep_labels), problem.shards, Final.merge
+    )
+    labels = [shard.labels for shard in problem.shards]
+    return FitResult(
+        centroids=centroids,
+        labels=np.concatenate([part for part in labels if part is not None]) if keep_labels else None,
+        inertia=to_float(final.inertia),
+        counts=final.stats.counts,
+        weights=final.stats.weights(problem.grid),
+        n_samples=problem.scan.n_samples,
+        total_weight=problem.total_weight,
+        n_iter=len(history),
+        stop=stop,
+        history=history,
+        n_scored=final.n_scored,
+        n_rechecked=final.n_rechecked,
+    )
+
+
+def _doubts(problem: Problem, result: FitResult) -> tuple[str, ...]:
+    """What is only doubtful in the data."""
+    doubts = []
+    constant = np.flatnonzero(problem.scan.minimum == problem.scan.maximum)
+    if len(constant):
+        names = problem.shards[0].source.names
+        shown = [names[i] if names else f"feature {i}" for i in constant[:5]]
+        more = f" and {len(constant) - 5} more" if len(constant) > 5 else ""
+        doubts.append(f"constant columns tell clusters nothing: {', '.join(shown)}{more}")
+    found = int((result.counts > 0).sum())
+    if found < len(result.counts):
+        doubts.append(
+            f"Number of distinct clusters ({found}) found smaller than n_clusters ({len(result.counts)}). "
+            "Possibly due to duplicate points in the data."
+        )
+    return tuple(doubts)
+
+
+def _check_centroids(centroids: np.ndarray, rows: Source) -> np.ndarray:
+    """Centroids in the dtype of the rows, or a clear error."""
+    centroids = np.asarray(centroids)
+    if centroids.ndim != 2 or centroids.shape[1] != rows.n_features or not len(centroids):
+        raise DataError(f"the centroids have shape {centroids.shape}, the data has {rows.n_features} features")
+    if not np.isfinite(centroids).all():
+        raise DataError("the centroids contain NaN or infinity")
+    return np.ascontiguousarray(centroids, dtype=rows.dtype)
+
+
+def _positive(name: str, value: Any) -> int:
+    """An integer of at least one."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"{name} is {value!r}, expected an integer >= 1")
+    return number

@@ -1,0 +1,49 @@
+"""Rows scaled to unit length, as the cosine metric stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from gpukm.backends.base import Backend
+from gpukm.errors import DataError
+from gpukm.sources.base import Batch, Source
+
+
+class NormalizedSource(Source):
+    """Unit-length rows of another source, float64 inside and rounded once; a zero row is an error."""
+
+    def __init__(self, source: Source, backend: Backend) -> None:
+        self.source, self.backend = source, backend
+        self.dtype, self.n_features = source.dtype, source.n_features
+        self.names, self.n_rows = source.names, source.n_rows
+        x = source.array()
+        self._array = None if x is None else self._normalise(x, range(len(x)))
+
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        for batch in self.source.batches(rows, start, stop):
+            yield replace(batch, x=self._normalise(batch.x, batch.row_numbers))
+
+    def array(self) -> np.ndarray | None:
+        return self._array
+
+    def weights(self) -> np.ndarray | None:
+        return self.source.weights()
+
+    def _normalise(self, x: np.ndarray, row_numbers: range | np.ndarray) -> np.ndarray:
+        """Divide by the square root of D to the origin."""
+        origin = np.zeros((1, x.shape[1]), x.dtype)
+        lengths = np.sqrt(self.backend.distances(x, origin, np.zeros(len(x), np.int32)))
+        zero = np.flatnonzero(lengths == 0)
+        if len(zero):
+            raise DataError(
+                f"{len(zero)} rows are zero, the first is row {row_numbers[zero[0]]}; "
+                "a zero row has no direction, so drop it or use metric='euclidean'"
+            )
+        out = np.empty_like(x)
+        step = max(1, (1 << 18) // max(1, x.shape[1]))
+        for i in range(0, len(x), step):
+            out[i : i + step] = x[i : i + step].astype(np.float64) / lengths[i : i + step, None]
+        return out

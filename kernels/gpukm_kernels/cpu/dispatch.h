@@ -1,0 +1,64 @@
+// The table of functions that every instruction set fills in, and what it stands for. No Python in here.
+#pragma once
+
+#include <cstdint>
+
+namespace gpukm {
+
+// Where screening puts its origin and how far data reaches from it.
+struct Frame {
+  const double* center;  // [D], representable in the data's type
+  double radius;         // >= |x - center| for most rows; larger values only cost speed
+};
+
+// Counters of one assign call.
+struct Counts {
+  int64_t rechecked = 0;  // rows whose label D had to decide
+  int64_t compared = 0;   // D evaluations made for them
+};
+
+// Rows are row-major and contiguous. X is float or double. D(x, c) is defined in exact.inl.h.
+template <class X>
+struct Ops {
+  // Packs K centroids of D features; the result is freed with `release`. Copies what it needs.
+  void* (*prepare)(const X* centroids, int64_t k, int64_t d, Frame frame);
+  void (*release)(void* prepared);
+  // labels[i] = argmin_j D(x_i, c_j), ties to the lowest j.
+  Counts (*assign)(const X* x, int64_t n, const void* prepared, int32_t* labels, int threads);
+  // The same, with D to the nearest and to the second nearest centroid.
+  Counts (*assign_two)(const X* x, int64_t n, const void* prepared, int32_t* labels, double* nearest, double* second,
+                       int threads);
+  // out[i] = D(x_i, c_labels[i]).
+  void (*distances)(const X* x, int64_t n, int64_t d, const X* c, const int32_t* labels, double* out, int threads);
+  // out[i * m + j] = D(x_i, p_j).
+  void (*cross)(const X* x, int64_t n, int64_t d, const X* p, int64_t m, double* out, int threads);
+  // nearest[i] = min(nearest[i], min_j D(x_i, p_j)).
+  void (*lower)(const X* x, int64_t n, int64_t d, const X* p, int64_t m, double* nearest, int threads);
+  // out[j] += sum_i rint(w_i * min(nearest_i, D(x_i, p_j)) * scale); w may be null.
+  void (*potentials)(const X* x, const double* w, int64_t n, int64_t d, const X* p, int64_t m, const double* nearest,
+                     double scale, int64_t* out, int threads);
+  // Adds rows to hi/lo [k][d], counts [k] and, with weights, w_hi/w_lo [k]; with `previous` only rows that moved,
+  // which also leave their old sums. Returns the rows touched.
+  int64_t (*accumulate)(const X* x, const double* w, int64_t n, int64_t d, int64_t k, const int32_t* labels,
+                        const int32_t* previous, const double* scales, double w_scale, int64_t* hi, int64_t* lo,
+                        int64_t* counts, int64_t* w_hi, int64_t* w_lo, int threads);
+};
+
+struct Table {
+  const char* name;
+  Ops<float> f32;
+  Ops<double> f64;
+};
+
+const Table* table_portable();
+#if defined(__x86_64__)
+const Table* table_avx2();
+const Table* table_avx512();
+#elif defined(__aarch64__)
+const Table* table_neon();
+#endif
+
+// The best table this processor runs, or the one GPUKM_ISA names; null for a name unknown or not runnable here.
+const Table* choose(const char* forced);
+
+}  // namespace gpukm

@@ -1,0 +1,199 @@
+// What is defined to the bit: D, and the order-free sums.
+
+// D(x, c): lane l adds the squares of features l, l + 8, ... from +0; then a fixed tree. Never fused.
+template <class X>
+inline double exact_distance(const X* x, const X* c, int64_t d) {
+  Lanes8 acc = {};
+  int64_t i = 0;
+  for (; i + 8 <= d; i += 8) {
+    Lanes8 diff = load8(x + i) - load8(c + i);
+    acc += diff * diff;
+  }
+  if (i < d) {
+    double tail[8] = {};
+    for (int64_t l = 0; i + l < d; ++l) tail[l] = double(x[i + l]) - double(c[i + l]);
+    Lanes8 diff = load8(tail);
+    acc += diff * diff;
+  }
+  return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+}
+
+template <class X>
+void distances(const X* x, int64_t n, int64_t d, const X* c, const int32_t* labels, double* out, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n; ++i) out[i] = exact_distance(x + i * d, c + int64_t(labels[i]) * d, d);
+  }
+}
+
+template <class X>
+void cross(const X* x, int64_t n, int64_t d, const X* p, int64_t m, double* out, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < m; ++j) out[i * m + j] = exact_distance(x + i * d, p + j * d, d);
+  }
+}
+
+template <class X>
+void lower(const X* x, int64_t n, int64_t d, const X* p, int64_t m, double* nearest, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n; ++i) {
+      double best = nearest[i];
+      for (int64_t j = 0; j < m; ++j) {
+        double v = exact_distance(x + i * d, p + j * d, d);
+        best = v < best ? v : best;
+      }
+      nearest[i] = best;
+    }
+  }
+}
+
+template <class X>
+void potentials(const X* x, const double* w, int64_t n, int64_t d, const X* p, int64_t m, const double* nearest,
+                double scale, int64_t* out, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+    Buffer<int64_t> mine(m);
+    mine.zero();
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n; ++i) {
+      double weight = w ? w[i] : 1.0;
+      for (int64_t j = 0; j < m; ++j) {
+        double v = exact_distance(x + i * d, p + j * d, d);
+        v = v < nearest[i] ? v : nearest[i];
+        mine[j] += int64_t(__builtin_rint(weight * v * scale));
+      }
+    }
+#pragma omp critical(gpukm_potentials)
+    for (int64_t j = 0; j < m; ++j) out[j] += mine[j];
+  }
+}
+
+// Order-free sums on a power-of-two grid, in two limbs S = hi * 2^32 + lo. A term t = fl64(w x) 2^s has |t| <= 2^82.
+// Adding and subtracting 1.5 * 2^(52 + b) rounds a float64 to a multiple of 2^b, half to even, for |t| < 2^(51 + b).
+constexpr double kRoundHigh = 1.5 * 4503599627370496.0 * 4294967296.0;
+constexpr double kRoundLow = 1.5 * 4503599627370496.0;
+// Low parts reach 2^31, so this many of them stay exact in a float64 sum.
+constexpr int64_t kFlushRows = int64_t(1) << 21;
+
+// Float64 sums of one thread, exact until flushed into the integers.
+template <class X>
+struct LimbSums {
+  int64_t d, first, last;  // clusters [first, last)
+  Buffer<double> hi, lo, w_hi, w_lo;
+  Buffer<int64_t> counts;
+  int64_t rows = 0;
+  bool weighted;
+
+  LimbSums(int64_t d_, int64_t first_, int64_t last_, bool weighted_)
+      : d(d_), first(first_), last(last_), hi((last_ - first_) * d_), lo((last_ - first_) * d_),
+        w_hi(weighted_ ? last_ - first_ : 0), w_lo(weighted_ ? last_ - first_ : 0), counts(last_ - first_),
+        weighted(weighted_) {
+    clear();
+  }
+  void clear() {
+    hi.zero();
+    lo.zero();
+    w_hi.zero();
+    w_lo.zero();
+    counts.zero();
+    rows = 0;
+  }
+  static void term(double t, double* h, double* l) {
+    double high = (t + kRoundHigh) - kRoundHigh;
+    *h = high;
+    *l = ((t - high) + kRoundLow) - kRoundLow;
+  }
+  template <int Sign>
+  void add(const X* x, double w, int64_t cluster, const double* scales, double w_scale) {
+    double* h = hi.data() + (cluster - first) * d;
+    double* l = lo.data() + (cluster - first) * d;
+    int64_t f = 0;
+    const Lanes8 round_high = kRoundHigh - Lanes8{}, round_low = kRoundLow - Lanes8{};
+    for (; f + 8 <= d; f += 8) {
+      Lanes8 v = load8(x + f);
+      if (weighted) v = w * v;
+      Lanes8 t = v * load8(scales + f);
+      Lanes8 high = (t + round_high) - round_high;
+      Lanes8 low = ((t - high) + round_low) - round_low;
+      Lanes8 a = load8(h + f), b = load8(l + f);
+      a = Sign > 0 ? a + high : a - high;
+      b = Sign > 0 ? b + low : b - low;
+      __builtin_memcpy(h + f, &a, sizeof a);
+      __builtin_memcpy(l + f, &b, sizeof b);
+    }
+    for (; f < d; ++f) {
+      double high, low, v = double(x[f]);
+      if (weighted) v = w * v;
+      term(v * scales[f], &high, &low);
+      h[f] += Sign * high;
+      l[f] += Sign * low;
+    }
+    counts[cluster - first] += Sign;
+    if (weighted) {
+      double high, low;
+      term(w * w_scale, &high, &low);
+      w_hi[cluster - first] += Sign * high;
+      w_lo[cluster - first] += Sign * low;
+    }
+    ++rows;
+  }
+  void flush(int64_t* out_hi, int64_t* out_lo, int64_t* out_counts, int64_t* out_w_hi, int64_t* out_w_lo) {
+    for (int64_t i = 0; i < (last - first) * d; ++i) {
+      out_hi[first * d + i] += int64_t(hi[i] * (1.0 / 4294967296.0));
+      out_lo[first * d + i] += int64_t(lo[i]);
+    }
+    for (int64_t j = 0; j < last - first; ++j) {
+      out_counts[first + j] += counts[j];
+      if (weighted) {
+        out_w_hi[first + j] += int64_t(w_hi[j] * (1.0 / 4294967296.0));
+        out_w_lo[first + j] += int64_t(w_lo[j]);
+      }
+    }
+    clear();
+  }
+};
+
+template <class X>
+int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k, const int32_t* labels,
+                   const int32_t* previous, const double* scales, double w_scale, int64_t* hi, int64_t* lo,
+                   int64_t* counts, int64_t* w_hi, int64_t* w_lo, int threads) {
+  int64_t moved = 0;
+  // Sums of all clusters for every thread where they are small; else each thread owns a range of clusters and
+  // looks at all labels, which needs no second copy and no merging.
+  const bool own_rows = k * d * 16 * threads <= (int64_t(64) << 20);
+#pragma omp parallel num_threads(threads) reduction(+ : moved)
+  {
+    FloatMode mode;
+    const int64_t t = thread_number(), team = team_size();
+    const int64_t k0 = own_rows ? 0 : k * t / team, k1 = own_rows ? k : k * (t + 1) / team;
+    const int64_t r0 = own_rows ? n * t / team : 0, r1 = own_rows ? n * (t + 1) / team : n;
+    LimbSums<X> sums(d, k0, k1, w != nullptr);
+    for (int64_t i = r0; i < r1; ++i) {
+      const int64_t to = labels[i];
+      const int64_t from = previous ? previous[i] : -1;
+      if (to == from) continue;
+      const double weight = w ? w[i] : 1.0;
+      const bool arrives = to >= k0 && to < k1, leaves = from >= k0 && from < k1;
+      if (arrives) sums.template add<1>(x + i * d, weight, to, scales, w_scale);
+      if (leaves) sums.template add<-1>(x + i * d, weight, from, scales, w_scale);
+      moved += arrives;
+      if (sums.rows >= kFlushRows) {
+#pragma omp critical(gpukm_accumulate)
+        sums.flush(hi, lo, counts, w_hi, w_lo);
+      }
+    }
+#pragma omp critical(gpukm_accumulate)
+    sums.flush(hi, lo, counts, w_hi, w_lo);
+  }
+  return moved;
+}

@@ -1,0 +1,33 @@
+// All kernels of one instruction set, in a namespace of its own. The including unit defines GPUKM_ISA (the
+// namespace and name), GPUKM_VECTOR_BYTES and GPUKM_BLOCK, the centroids of a register tile.
+//
+// Nothing here may instantiate templates of the standard library: the linker would keep one copy of them for all
+// units, and it could be the one with instructions that this processor lacks.
+
+#include "common.h"
+#include "dispatch.h"
+
+namespace gpukm {
+namespace GPUKM_ISA {
+namespace {
+
+constexpr int kBlock = GPUKM_BLOCK;
+
+#include "simd.inl.h"
+
+#include "exact.inl.h"
+
+#include "screen.inl.h"
+
+template <class X>
+constexpr Ops<X> ops() {
+  return {prepare<X>, release<X>, assign<X>, assign_two<X>, distances<X>, cross<X>, lower<X>, potentials<X>, accumulate<X>};
+}
+
+#define GPUKM_STRING_(x) #x
+#define GPUKM_STRING(x) GPUKM_STRING_(x)
+const Table kTable = {GPUKM_STRING(GPUKM_ISA), ops<float>(), ops<double>()};
+
+}  // namespace
+}  // namespace GPUKM_ISA
+}  // namespace gpukm

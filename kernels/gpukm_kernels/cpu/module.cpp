@@ -1,0 +1,127 @@
+// Python's view of the kernels. Arrays come C-contiguous and checked by gpukm.backends.cpu; the GIL is released.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <omp.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.h"
+
+namespace nb = nanobind;
+using gpukm::Counts;
+using gpukm::Frame;
+using gpukm::Ops;
+using gpukm::Table;
+
+namespace {
+
+template <class T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+const Table& table() {
+  static const Table* chosen = [] {
+    const char* forced = std::getenv("GPUKM_ISA");
+    const Table* t = gpukm::choose(forced);
+    if (!t) throw std::runtime_error("GPUKM_ISA=" + std::string(forced) + " is unknown or does not run on this processor");
+    return t;
+  }();
+  return *chosen;
+}
+
+template <class X>
+const Ops<X>& ops();
+template <>
+const Ops<float>& ops<float>() {
+  return table().f32;
+}
+template <>
+const Ops<double>& ops<double>() {
+  return table().f64;
+}
+
+int team(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
+
+// Centroids packed by one instruction set.
+template <class X>
+struct Centroids {
+  void* packed;
+  int64_t k, d;
+  Centroids(In<X> c, In<double> center, double radius) : k(int64_t(c.shape(0))), d(int64_t(c.shape(1))) {
+    nb::gil_scoped_release release;
+    packed = ops<X>().prepare(c.data(), k, d, Frame{center.data(), radius});
+  }
+  ~Centroids() { ops<X>().release(packed); }
+  Centroids(const Centroids&) = delete;
+};
+
+template <class X>
+void bind(nb::module_& m, const char* centroids_name) {
+  nb::class_<Centroids<X>>(m, centroids_name).def(nb::init<In<X>, In<double>, double>());
+  m.def("assign", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, int threads) {
+    nb::gil_scoped_release release;
+    Counts counts = ops<X>().assign(x.data(), int64_t(x.shape(0)), c.packed, labels.data(), team(threads));
+    return counts.rechecked;
+  });
+  m.def("assign_two", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, Out<double> nearest,
+                         Out<double> second, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().assign_two(x.data(), int64_t(x.shape(0)), c.packed, labels.data(), nearest.data(), second.data(),
+                        team(threads));
+  });
+  m.def("distances", [](In<X> x, In<X> c, In<int32_t> labels, Out<double> out, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().distances(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), c.data(), labels.data(), out.data(),
+                       team(threads));
+  });
+  m.def("cross", [](In<X> x, In<X> p, Out<double> out, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().cross(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(), int64_t(p.shape(0)), out.data(),
+                   team(threads));
+  });
+  m.def("lower", [](In<X> x, In<X> p, Out<double> nearest, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().lower(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(), int64_t(p.shape(0)), nearest.data(),
+                   team(threads));
+  });
+  m.def(
+      "potentials",
+      [](In<X> x, nb::object w, In<X> p, In<double> nearest, double scale, Out<int64_t> out, int threads) {
+        const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
+        nb::gil_scoped_release release;
+        ops<X>().potentials(x.data(), weights, int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(),
+                            int64_t(p.shape(0)), nearest.data(), scale, out.data(), team(threads));
+      },
+      nb::arg("x"), nb::arg("w").none(), nb::arg("p"), nb::arg("nearest"), nb::arg("scale"), nb::arg("out"),
+      nb::arg("threads"));
+  m.def(
+      "accumulate",
+      [](In<X> x, nb::object w, In<int32_t> labels, nb::object previous, In<double> scales, double w_scale,
+         Out<int64_t> hi, Out<int64_t> lo, Out<int64_t> counts, nb::object w_hi, nb::object w_lo, int threads) {
+        const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
+        const int32_t* before = previous.is_none() ? nullptr : nb::cast<In<int32_t>>(previous).data();
+        int64_t* hi_w = w_hi.is_none() ? nullptr : nb::cast<Out<int64_t>>(w_hi).data();
+        int64_t* lo_w = w_lo.is_none() ? nullptr : nb::cast<Out<int64_t>>(w_lo).data();
+        nb::gil_scoped_release release;
+        return ops<X>().accumulate(x.data(), weights, int64_t(x.shape(0)), int64_t(x.shape(1)),
+                                   int64_t(counts.shape(0)), labels.data(), before, scales.data(), w_scale, hi.data(),
+                                   lo.data(), counts.data(), hi_w, lo_w, team(threads));
+      },
+      nb::arg("x"), nb::arg("w").none(), nb::arg("labels"), nb::arg("previous").none(), nb::arg("scales"),
+      nb::arg("w_scale"), nb::arg("hi"), nb::arg("lo"), nb::arg("counts"), nb::arg("w_hi").none(),
+      nb::arg("w_lo").none(), nb::arg("threads"));
+}
+
+}  // namespace
+
+NB_MODULE(_cpu, m) {
+  m.def("isa", [] { return std::string(table().name); });
+  m.def("max_threads", [] { return omp_get_max_threads(); });
+  bind<float>(m, "CentroidsF32");
+  bind<double>(m, "CentroidsF64");
+}

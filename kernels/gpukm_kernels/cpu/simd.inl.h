@@ -1,0 +1,113 @@
+// Vectors of one instruction set. The including unit defines GPUKM_VECTOR_BYTES and, where it has them, one of
+// GPUKM_AVX512, GPUKM_AVX2, GPUKM_NEON; GCC's vector extension does the rest.
+//
+// Contraction is off for the whole build, so only fma() below fuses.
+
+template <class T, int N>
+struct VecOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T>
+constexpr int kLanes = GPUKM_VECTOR_BYTES / int(sizeof(T));
+template <class T>
+using Vec = typename VecOf<T, kLanes<T>>::type;
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <class T>
+inline Vec<T> splat(T s) {
+  return s - Vec<T>{};
+}
+
+#if defined(GPUKM_AVX512)
+using Mask = uint32_t;
+inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
+inline Vec<float> vmin(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a, b); }
+inline Vec<double> vmin(Vec<double> a, Vec<double> b) { return _mm512_min_pd(a, b); }
+inline Vec<float> vmax(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
+inline Vec<double> vmax(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }
+inline Vec<float> less_select(Vec<float> a, Vec<float> b, Vec<float> yes, Vec<float> no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+inline Vec<double> less_select(Vec<double> a, Vec<double> b, Vec<double> yes, Vec<double> no) {
+  return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+// Bits of the lanes where a > b does not hold, NaN included.
+inline Mask not_greater(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a, b, _CMP_NGT_UQ); }
+inline Mask not_greater(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_NGT_UQ); }
+#elif defined(GPUKM_AVX2)
+using Mask = uint32_t;
+inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a, b, c); }
+inline Vec<float> vmin(Vec<float> a, Vec<float> b) { return _mm256_min_ps(a, b); }
+inline Vec<double> vmin(Vec<double> a, Vec<double> b) { return _mm256_min_pd(a, b); }
+inline Vec<float> vmax(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
+inline Vec<double> vmax(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+inline Vec<float> less_select(Vec<float> a, Vec<float> b, Vec<float> yes, Vec<float> no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+inline Vec<double> less_select(Vec<double> a, Vec<double> b, Vec<double> yes, Vec<double> no) {
+  return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
+}
+inline Mask not_greater(Vec<float> a, Vec<float> b) {
+  return Mask(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NGT_UQ)));
+}
+inline Mask not_greater(Vec<double> a, Vec<double> b) {
+  return Mask(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGT_UQ)));
+}
+#else
+using Mask = uint32_t;
+#if defined(GPUKM_NEON)
+inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return vfmaq_f32(c, a, b); }
+inline Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return vfmaq_f64(c, a, b); }
+#else
+// A multiply and an add: the screening bounds hold for both forms.
+template <class V>
+inline V fma(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+template <class V>
+inline V vmin(V a, V b) {
+  return a < b ? a : b;
+}
+template <class V>
+inline V vmax(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+inline V less_select(V a, V b, V yes, V no) {
+  return a < b ? yes : no;
+}
+template <class V>
+inline Mask not_greater(V a, V b) {
+  auto greater = a > b;
+  Mask m = 0;
+  for (int i = 0; i < int(sizeof(V) / sizeof(a[0])); ++i) m |= Mask(greater[i] == 0) << i;
+  return m;
+}
+#endif
+
+// Eight float64 lanes, the shape of D whatever the instruction set.
+typedef double Lanes8 __attribute__((vector_size(64)));
+typedef float Lanes8f __attribute__((vector_size(32)));
+
+inline Lanes8 load8(const double* p) {
+  Lanes8 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline Lanes8 load8(const float* p) {
+  Lanes8f v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Lanes8);
+}
