@@ -1,0 +1,38 @@
+"""Options that several commands share, and what was given of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", metavar="PATH", help="Settings file; gpukm.toml of this folder by default.")
+]
+Store = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="Snapshot store: a folder or a URL. [./gpukm-store]")
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model: a named line of snapshots.")]
+Snapshot = Annotated[
+    str, typer.Option("--snapshot", metavar="REF", help="latest, a number, or the first digits of an id.")
+]
+Backend = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="auto, cpu or numpy. [auto]")]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N. [auto]")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. [all]")]
+MemoryLimit = Annotated[
+    str | None, typer.Option("--memory-limit", metavar="SIZE", help="Memory to use, such as 2GB. [half of what is free]")
+]
+BatchRows = Annotated[int | None, typer.Option("--batch-rows", metavar="N", help="Rows read at a time. [automatic]")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only rows whose column has this value (repeatable)."),
+]
+
+
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """Settings that the command line gives, by name."""
+    from gpukm.config import Settings
+
+    return {key: value for key, value in ctx.params.items() if key in Settings.model_fields and value not in (None, [])}

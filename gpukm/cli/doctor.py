@@ -1,0 +1,107 @@
+"""``gpukm doctor``: what this machine has, and what gpukm makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpukm.cli._io import Output, output, table
+from gpukm.cli._options import Json
+
+#: Distributions whose versions matter, in the order they are shown.
+_LIBRARIES = (
+    "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "fsspec", "typer", "rich", "pydantic", "jinja2",
+    "threadpoolctl", "dask", "distributed", "torch", "triton", "cupy-cuda12x", "cupy-cuda13x", "s3fs",
+)  # fmt: skip
+
+
+def doctor(as_json: Json = False) -> None:
+    """Print devices, backends with the reason where one cannot be used, threads, memory and versions.
+
+    Exits with 6 when no backend can be used.
+    """
+    with output("doctor", as_json) as out:
+        data = _examine(out)
+        out.result(data, lambda: _render(data))
+
+
+def _examine(out: Output) -> dict[str, Any]:
+    """Look at everything; a part that cannot be looked at becomes a warning."""
+    import os
+    import platform
+
+    from gpukm.backends import probe, select
+    from gpukm.cli.version import installed_version
+    from gpukm.sources.memory import available_bytes
+
+    found = probe()
+    chosen = select().backend.name
+    backends = [
+        {"name": name, "usable": usable, "chosen": name == chosen, "reason": reason} for name, usable, reason in found
+    ]
+    if chosen == "numpy":
+        out.warn("no compiled kernels: gpukm runs on the slow numpy backend; install a C++ compiler and gpukm again")
+    usable_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "gpukm": installed_version(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": _devices(),
+        "backends": backends,
+        "threads": {"usable_cpus": usable_cpus, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
+        "memory": {"available_bytes": available_bytes()},
+        "versions": _versions(),
+    }
+
+
+def _devices() -> list[dict[str, str]]:
+    """The processor, and NVIDIA devices as the driver lists them; no GPU library is loaded for that."""
+    import platform
+    from pathlib import Path
+
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    devices = [{"name": "cpu", "model": name}]
+    for number, information in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))):
+        try:
+            lines = information.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model")), "NVIDIA GPU")
+        devices.append({"name": f"cuda:{number}", "model": model})
+    return devices
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions from the installed metadata, so that nothing heavy is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _render(data: dict[str, Any]) -> str:
+    """For people."""
+    threads, memory = data["threads"], data["memory"]
+    general = [
+        ("gpukm", data["gpukm"]),
+        ("python", data["python"]),
+        ("system", data["system"]),
+        *((device["name"], device["model"]) for device in data["devices"]),
+        ("threads", f"{threads['usable_cpus']} (OMP_NUM_THREADS {threads['omp_num_threads'] or 'not set'})"),
+        ("memory", f"{memory['available_bytes'] / 2**30:.1f} GiB free"),
+    ]
+    backends = [
+        (b["name"], "chosen" if b["chosen"] else "usable" if b["usable"] else "no", b["reason"] or "-")
+        for b in data["backends"]
+    ]
+    versions = [(name, version or "not installed") for name, version in data["versions"].items()]
+    return "\n\n".join([table(general), table(backends, ("BACKEND", "STATE", "REASON")), table(versions)])

@@ -1,0 +1,25 @@
+"""The jobs: from a data file to a snapshot, and from a snapshot and a data file to labels.
+
+The command line, and whatever else submits work, calls :func:`train` and :func:`assign` of this package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpukm.pipeline.assign import AssignOutcome, assign
+    from gpukm.pipeline.progress import Progress
+    from gpukm.pipeline.train import TrainOutcome, train
+
+__all__ = ["AssignOutcome", "Progress", "TrainOutcome", "assign", "train"]
+
+_HOMES = {"AssignOutcome": "assign", "assign": "assign", "Progress": "progress", "TrainOutcome": "train", "train": "train"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a job when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,179 @@
+"""From a data file to a published snapshot."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpukm.backends import select
+from gpukm.config import SEMANTIC, Settings
+from gpukm.errors import ConfigError, DataError, SnapshotNotFoundError
+from gpukm.pipeline.content import content_of, provenance_of
+from gpukm.pipeline.files import check_writable
+from gpukm.pipeline.fitting import fit_with_checkpoints
+from gpukm.pipeline.inputs import model_name, open_input, preprocessing_of
+from gpukm.pipeline.progress import Progress, Watched
+from gpukm.pipeline.reading import Reading, read
+from gpukm.plan import TrainPlan, plan
+
+if TYPE_CHECKING:
+    from gpukm.core.result import FitResult
+    from gpukm.preprocessing import Fitted
+    from gpukm.snapshots import SnapshotRef
+    from gpukm.sources.base import Source
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a training run made; in a dry run only the plan.
+
+    Attributes
+    ----------
+    model, store : str
+    plan : TrainPlan
+    ref : SnapshotRef or None
+        The published snapshot.
+    result : FitResult or None
+    reading : Reading or None
+        What the data was.
+    resumed_from : int
+        Iteration at which an earlier run had stopped; 0 when this one began at the beginning.
+    warnings : tuple of str
+    seconds : dict of str to float
+        Wall time by stage.
+    """
+
+    model: str
+    store: str
+    plan: TrainPlan
+    ref: SnapshotRef | None = None
+    result: FitResult | None = None
+    reading: Reading | None = None
+    resumed_from: int = 0
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    settings: Settings,
+    source: str,
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> TrainOutcome:
+    """Cluster a data file and publish the result as the next snapshot of a model.
+
+    Everything that can be checked without reading the data is checked first. Nothing but the checkpoint is written
+    before the snapshot is published.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``n_clusters`` must be set.
+    source : str
+        File, folder, glob or URL.
+    resume : bool
+        Go on from ``settings.checkpoint`` if it is there; the result has the bits of an undisturbed run.
+    dry_run : bool
+        Stop after the checks.
+    progress : Progress or None
+
+    Raises
+    ------
+    ConfigError, DataError, BackendUnavailableError
+    SnapshotCorruptError
+        The store or the checkpoint is damaged.
+    """
+    from gpukm.preprocessing import PreparedSource, fit
+    from gpukm.snapshots import Store
+
+    progress, clock = progress or Progress(), _Clock()
+    if settings.n_clusters is None:
+        raise ConfigError("the number of clusters is missing; give it with -k N")
+    model = settings.model or model_name(source)
+    store = Store.open(settings.store, create=True)
+    with suppress(SnapshotNotFoundError):
+        store.find(model)
+    _check_checkpoint(settings, resume)
+    selection = select(settings.backend, settings.device, settings.threads)
+    raw = open_input(source)
+    preprocessing = preprocessing_of(raw, settings)
+    planned = plan(raw, settings, preprocessing, source)
+    if planned.n_rows is not None and planned.n_rows < settings.n_clusters:
+        raise DataError(
+            f"{source} has {planned.n_rows} rows, fewer than the {settings.n_clusters} clusters asked for; lower -k"
+        )
+    if dry_run:
+        return TrainOutcome(model, store.location, planned)
+    with clock.stage("preprocess", progress, "fitting the preprocessing"):
+        fitted = fit(raw, preprocessing, weight_column=settings.weight_column, batch_rows=planned.batch_rows)
+    prepared = PreparedSource(raw, fitted, weight_column=settings.weight_column)
+    with clock.stage("read", progress, "reading", raw.n_rows):
+        reading = read(prepared, planned.batch_rows, planned.resident, progress)
+    if reading.n_samples < settings.n_clusters:
+        raise DataError(
+            f"{source} has {reading.n_samples} rows to cluster, fewer than the {settings.n_clusters} clusters asked "
+            "for; lower -k"
+        )
+    rows: Source = reading.held.packed() if reading.held else Watched(prepared, progress)
+    with clock.stage("fit", progress, "seeding"):
+        result, resumed_from = fit_with_checkpoints(
+            rows, settings, semantic_settings(settings), reading, planned, resume=resume, progress=progress
+        )
+    whole: Source = reading.held or prepared
+    with clock.stage("summarize", progress, "summarizing", reading.n_rows):
+        content = content_of(whole, result, fitted, reading, settings, selection.backend, planned.batch_rows, progress)
+    provenance = provenance_of(source, result, planned, settings, selection, clock.seconds, resumed_from)
+    with clock.stage("publish", progress, "publishing"):
+        ref = store.publish(model, content, provenance)
+    progress.close()
+    if settings.checkpoint is not None:
+        Path(settings.checkpoint).unlink(missing_ok=True)
+    warnings = (*_doubts(fitted), *result.warnings)
+    return TrainOutcome(
+        model, store.location, planned, ref, result, reading, resumed_from, warnings, dict(clock.seconds)
+    )
+
+
+def semantic_settings(settings: Settings) -> dict[str, Any]:
+    """Every setting that decides the result, as JSON types."""
+    return settings.model_dump(mode="json", include=set(SEMANTIC) - {"id_column"})
+
+
+def _check_checkpoint(settings: Settings, resume: bool) -> None:
+    """Refuse what would lose a checkpoint or could not write one."""
+    if settings.checkpoint is None:
+        if resume:
+            raise ConfigError("--resume needs to know from where; give --checkpoint PATH")
+        return
+    target = check_writable(settings.checkpoint, "the checkpoint")
+    if os.path.lexists(target) and not resume:
+        raise ConfigError(
+            f"the checkpoint {target} of an unfinished fit is there; add --resume to go on, or delete it to start over"
+        )
+
+
+def _doubts(fitted: Fitted) -> tuple[str, ...]:
+    """What the preprocessing found doubtful."""
+    return tuple(getattr(fitted, "warnings", ()))
+
+
+class _Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, progress: Progress, title: str, total: int | None = None) -> Iterator[None]:
+        """Time a block and announce it."""
+        progress.stage(title, total)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)

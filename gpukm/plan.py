@@ -1,0 +1,222 @@
+"""What a training run will take, told from the settings and the file's metadata before any row is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gpukm.config import Settings
+    from gpukm.preprocessing import Preprocessing
+    from gpukm.sources.base import Source
+    from gpukm.sources.table import Table
+
+#: Rows up to which ``init="auto"`` is k-means++, as :func:`gpukm.functional.fit_iter` decides it.
+_AUTO_ROWS = 1 << 20
+#: Labels, distances and what else a row held in memory has beside its features.
+_ROW_STATE_BYTES = 32
+_SHARE_OF_LIMIT = 0.7
+_LARGEST_BATCH_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often the rows are gone through for one purpose.
+
+    Attributes
+    ----------
+    purpose : str
+    count : int
+    at_most : bool
+        ``count`` is a limit, or a typical number where chance decides.
+    reads : str
+        ``"file"`` or ``"memory"``.
+    """
+
+    purpose: str
+    count: int
+    at_most: bool
+    reads: str
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Memory, passes and work of a training run.
+
+    Attributes
+    ----------
+    n_rows, n_features : int or None
+        None where only reading tells: rows of a CSV file, indicators of a one-hot column.
+    dtype : str
+        Type of the prepared numbers.
+    resident : bool
+        The prepared rows are held in memory; otherwise every pass reads the file.
+    data_bytes : int or None
+        Size of the prepared rows.
+    memory_limit_bytes : int
+        What the process may use.
+    memory_bytes : int
+        What it is expected to use.
+    batch_rows : int
+        Rows read at a time.
+    passes : tuple of Passes
+    flop_per_iteration : float or None
+        Dense work of one pass over all rows and centroids, 2 N D K; bounds may save most of it.
+    notes : tuple of str
+    """
+
+    source: str
+    n_rows: int | None
+    n_features: int | None
+    n_clusters: int
+    dtype: str
+    resident: bool
+    data_bytes: int | None
+    memory_limit_bytes: int
+    memory_bytes: int
+    batch_rows: int
+    passes: tuple[Passes, ...]
+    flop_per_iteration: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def file_passes(self) -> int:
+        """Passes over the file, at most."""
+        return sum(p.count for p in self.passes if p.reads == "file")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        return {**asdict(self), "file_passes": self.file_passes}
+
+
+def plan(raw: Source | Table, settings: Settings, preprocessing: Preprocessing, location: str) -> TrainPlan:
+    """Plan a training run.
+
+    Parameters
+    ----------
+    raw : Source or Table
+        Opened, not read.
+    settings : Settings
+    preprocessing : Preprocessing
+    location : str
+        How the data is called.
+    """
+    from gpukm.sources.memory import available_bytes, batch_rows
+
+    n_rows, k = raw.n_rows, settings.n_clusters or 1
+    n_features, notes = _n_features(raw, preprocessing)
+    dtype = _dtype(raw, preprocessing)
+    limit = available_bytes() // 2 if settings.memory_limit is None else settings.memory_limit
+    # A limit that the user sets is for the whole process, libraries included.
+    used = _process_bytes()
+    free = max(limit - used, limit // 8) if settings.memory_limit is not None else limit
+    width = n_features or 1
+    row_bytes = width * dtype.itemsize
+    centroid_bytes = k * width * (4 * dtype.itemsize + 64)
+    data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
+    held_bytes = None if data_bytes is None or n_rows is None else data_bytes + n_rows * _ROW_STATE_BYTES
+    resident = held_bytes is not None and held_bytes + centroid_bytes <= _SHARE_OF_LIMIT * free
+    batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes))
+    if n_rows is None:
+        notes.append("the number of rows is known only after a pass; the data is streamed")
+    kept = (held_bytes or 0) if resident else 0
+    memory = used + kept + centroid_bytes + _batch_bytes(batch, row_bytes)
+    if memory > limit and settings.memory_limit is not None:
+        notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
+    return TrainPlan(
+        source=location,
+        n_rows=n_rows,
+        n_features=n_features,
+        n_clusters=k,
+        dtype=dtype.name,
+        resident=resident,
+        data_bytes=data_bytes,
+        memory_limit_bytes=limit,
+        memory_bytes=memory,
+        batch_rows=batch,
+        passes=_passes(settings, preprocessing, n_rows, k, resident),
+        flop_per_iteration=None if n_rows is None or n_features is None else 2.0 * n_rows * n_features * k,
+        notes=tuple(notes),
+    )
+
+
+def _passes(
+    settings: Settings, preprocessing: Preprocessing, n_rows: int | None, k: int, resident: bool
+) -> tuple[Passes, ...]:
+    """Passes in the order they are made."""
+    later = "memory" if resident else "file"
+    parallel = settings.init == "k-means||" or (settings.init == "auto" and (n_rows is None or n_rows > _AUTO_ROWS))
+    # A step of seeding lowers distances, adds up potentials, finds rows, and weighs candidates.
+    seeding = 5 if settings.init == "random" else 4 * 5 + 4 if parallel else 5 * (k - 1) + 3
+    starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
+    fitting = len(preprocessing.steps) + (preprocessing.null_policy == "mean") + bool(preprocessing.one_hot)
+    found = (
+        Passes("fit preprocessing", 1 + fitting, True, "file"),
+        Passes("read and fingerprint", 1, False, "file"),
+        Passes("check and scan", 1, False, later),
+        Passes("seed", starts * seeding, True, later),
+        Passes("iterate", starts * settings.max_iter, True, later),
+        Passes("label", starts, False, later),
+        Passes("summarize", 2, True, later),
+    )
+    return tuple(p for p in found if p.count)
+
+
+def _n_features(raw: Source | Table, preprocessing: Preprocessing) -> tuple[int | None, list[str]]:
+    """Width of the prepared rows, where metadata tells."""
+    components = [step.n_components for step in preprocessing.steps if hasattr(step, "n_components")]
+    if components:
+        return int(components[-1]), []
+    if preprocessing.one_hot:
+        return None, ["the number of features is known only once the categories of --one-hot columns are counted"]
+    from gpukm.sources.table import Table
+
+    if not isinstance(raw, Table):
+        return raw.n_features if preprocessing.columns is None else len(preprocessing.columns), []
+    fields = [raw.schema.field(name) for name in preprocessing.columns or ()]
+    return sum(getattr(f.type, "list_size", 1) for f in fields), []
+
+
+def _dtype(raw: Source | Table, preprocessing: Preprocessing) -> np.dtype:
+    """Type of the prepared numbers: float32 where every column has 32 bits or less of float or 16 of integer."""
+    if preprocessing.dtype != "auto":
+        return np.dtype(preprocessing.dtype)
+    from gpukm.sources.table import Table
+
+    if not isinstance(raw, Table):
+        return np.dtype(raw.dtype)
+    names = {"halffloat", "float", "int8", "int16", "bool", "float16", "float32"}
+    types = [raw.schema.field(name).type for name in preprocessing.columns or ()]
+    return np.dtype(np.float32 if all(str(getattr(t, "value_type", t)) in names for t in types) else np.float64)
+
+
+def _batch_bytes(rows: int, row_bytes: int) -> int:
+    """A batch as decoded, as prepared in float64, and as rounded."""
+    return rows * row_bytes * 4
+
+
+def _process_bytes() -> int:
+    """Memory this process has in use already; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def describe(value: Sequence[Passes]) -> list[tuple[str, str, str]]:
+    """Passes as rows of a table: purpose, count, where from."""
+    return [(p.purpose, ("up to " if p.at_most else "") + str(p.count), p.reads) for p in value]
+
+
+def human_bytes(value: int | None) -> str:
+    """A size people can read."""
+    if not value:
+        return "unknown" if value is None else "0 B"
+    power = min(4, int(math.log(value, 1024)))
+    return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
