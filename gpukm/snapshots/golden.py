@@ -43,7 +43,7 @@ def check_shapes(content: SnapshotContent) -> None:
         )
     if golden.labels.shape != (n,) or golden.row_numbers.shape != (n,):
         raise DataError(f"golden rows have {golden.row_numbers.shape} row numbers and {golden.labels.shape} labels")
-    if n and not (0 <= golden.labels.min() and golden.labels.max() < len(centroids)):
+    if n and (golden.labels.min() < 0 or golden.labels.max() >= len(centroids)):
         raise DataError(f"golden labels reach beyond the {len(centroids)} centroids")
 
 

@@ -155,7 +155,7 @@ class Store:
             return log.read(int(text))
         if not _PREFIX.fullmatch(text):
             raise SnapshotNotFoundError(
-                f"{text[:80]!r} names no snapshot; expected 'latest', a number, or the first hexadecimal digits of an id"
+                f"{text[:80]!r} names no snapshot; expected 'latest', a number, or an id's first four or more digits"
             )
         matches = {r.snapshot: r for r in map(log.read, log.numbers()) if r.snapshot.startswith(text)}
         if len(matches) != 1:

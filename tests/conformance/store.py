@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 import threading
 from typing import Any
 
@@ -61,6 +63,11 @@ def same(snapshot: Snapshot, content: SnapshotContent) -> bool:
             for name in ("schema", "preprocessing", "settings", "data", "result", "kind", "non_finite")
         )
     )
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Environment of a Python child that imports what this process imports."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changes}
 
 
 class Raw:

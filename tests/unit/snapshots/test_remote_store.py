@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import time
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -37,7 +39,11 @@ def s3_endpoint() -> Iterator[str]:
 
 
 def _s3_options(endpoint: str) -> dict[str, Any]:
-    return {"key": "testing", "secret": "testing", "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"}}
+    return {
+        "key": "testing",
+        "secret": "testing",
+        "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
+    }
 
 
 _needs_s3 = pytest.mark.skipif(
@@ -81,8 +87,8 @@ def test_an_unknown_protocol_is_refused() -> None:
 class Overwriting(MemoryFileSystem):
     """A service that ignores the condition."""
 
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     cachable = False
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
@@ -96,11 +102,32 @@ def test_a_service_that_ignores_the_condition_is_found_out() -> None:
     assert store.models() == []
 
 
+class Slow(MemoryFileSystem):
+    """Looks long before it writes."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    cachable = False
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        found = bool(super().exists(path, **kwargs))
+        time.sleep(0.005)
+        return found
+
+
+def test_one_thread_alone_creates_a_file_in_memory() -> None:
+    files = RemoteFiles(Slow(), "/x", "memory://x")
+    with ThreadPoolExecutor(4) as pool:
+        created = list(pool.map(lambda i: files.create("a", [bytes([i])]), range(4)))
+    assert created.count(True) == 1
+    assert files.read("a", 1) == bytes([created.index(True)])
+
+
 class Forgetful(MemoryFileSystem):
     """A service that does the work and loses the answer, once for each file; the client then asks again."""
 
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     cachable = False
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
@@ -125,7 +152,7 @@ class Broken(MemoryFileSystem):
 
 
 def test_errors_of_a_service_are_one_line_without_secrets() -> None:
-    with pytest.raises(ConfigError, match="cannot write memory://x/store.json") as caught:
+    with pytest.raises(ConfigError, match=r"cannot write memory://x/store\.json") as caught:
         Store(RemoteFiles(Broken(), "/broken", "memory://x")).publish("m", make_content(), labeller=nearest)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
