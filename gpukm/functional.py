@@ -29,11 +29,12 @@ _AUTO_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class FitProgress:
-    """Where a fit is: which start, and the state of its loop."""
+    """Where a fit is: which start, the state of its loop, and the best of the starts before, without labels."""
 
     init: int
     n_init: int
     state: LloydState
+    best: FitResult | None = None
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an interrupted start stood: the centroids after ``iteration`` and the records up to it."""
+    """Where an interrupted fit stood: the centroids of start ``init`` after its ``history``, the best result before."""
 
     centroids: np.ndarray
     history: tuple[IterationRecord, ...]
+    init: int = 0
+    best: FitResult | None = None
 
 
 def kmeans(source: Any, n_clusters: int, **settings: Any) -> FitResult:
@@ -146,7 +149,8 @@ def fit_iter(
     n_shards : int
         Shards the rows are cut into; the result does not depend on it.
     resume : Resume or None
-        Continue the only start of an interrupted fit.
+        Continue an interrupted fit of the same data and settings; the result has the bits of an undisturbed one, but
+        no labels where an earlier start wins.
     """
     n_clusters = _positive("n_clusters", n_clusters)
     max_iter = _positive("max_iter", max_iter)
@@ -162,13 +166,12 @@ def fit_iter(
     rows = as_source(source, sample_weight, metric, selection)
     problem = _problem(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
     method, starts = _resolve_init(init, n_init, problem, n_clusters)
-    if resume is not None and starts != 1:
-        raise ConfigError(f"a fit of {starts} starts cannot be resumed; set n_init to 1")
-    best: FitResult | None = None
-    for start in range(starts):
+    best = resume.best if resume else None
+    for start in range(resume.init if resume else 0, starts):
         start_seed = seed if start == 0 else int(rng.raw(seed, rng.Purpose.RESTART, start, 1)[0])
         history = list(resume.history) if resume else []
         centroids = resume.centroids if resume else _seed(problem, method, n_clusters, start_seed, rows)
+        resume = None
         centroids = np.ascontiguousarray(centroids, dtype=problem.dtype)
         scored = rechecked = 0
         stop = StopReason.MAX_ITER
@@ -177,7 +180,7 @@ def fit_iter(
             centroids = state.centroids
             scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
             stop = state.stop or stop
-            yield FitProgress(start, starts, state)
+            yield FitProgress(start, starts, state, best and replace(best, labels=None))
         result = _finish(problem, centroids, tuple(history), stop, keep_labels)
         result = replace(
             result,

@@ -122,7 +122,10 @@ class Snapshot(SnapshotContent):
 
 
 def result_fields(result: FitResult) -> dict[str, Any]:
-    """The part of a fit's result that the manifest keeps, as JSON; what depends on the machine is left out."""
+    """The part of a fit's result that the manifest keeps, as JSON; what depends on the machine is left out.
+
+    So are rows moved in an iteration: a fit that streams, or was resumed, cannot count them.
+    """
     return {
         "inertia": result.inertia,
         "n_iter": result.n_iter,
@@ -137,7 +140,6 @@ def result_fields(result: FitResult) -> dict[str, Any]:
                 "iteration": record.iteration,
                 "inertia": record.inertia,
                 "shift": record.shift,
-                "n_moved": record.n_moved,
                 "n_empty": record.n_empty,
             }
             for record in result.history
