@@ -54,16 +54,21 @@ class Failure:
     next : str
         A command to run next, or empty.
     exit_code : int
+    internal : bool
+        A fault of gpukm and not of what it was given: worth a traceback.
     """
 
     type: str
     message: str
     next: str
     exit_code: int
+    internal: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The ``error`` of the JSON object."""
-        return asdict(self)
+        fields = asdict(self)
+        del fields["internal"]
+        return fields
 
     def line(self) -> str:
         """One line for people."""
@@ -78,7 +83,7 @@ def explain(error: BaseException, command: str) -> Failure:
         if isinstance(error, kind):
             return Failure(type(error).__name__, _message(error), following.format(command=command), code)
     text = f"internal error, please report it: {type(error).__name__}: {_one_line(error)}"
-    return Failure(type(error).__name__, text, f"{command} -v", INCONCLUSIVE)
+    return Failure(type(error).__name__, text, "gpukm doctor", INCONCLUSIVE, internal=True)
 
 
 def _message(error: BaseException) -> str:

@@ -106,7 +106,7 @@ def output(command: str, as_json: bool = False, verbose: bool = False) -> Iterat
         if isinstance(error, (SystemExit, GeneratorExit)) or is_usage_error(error):
             raise
         failure = explain(error, f"gpukm {command}".strip())
-        if verbose:
+        if verbose or failure.internal:
             import traceback
 
             traceback.print_exc()

@@ -1,4 +1,7 @@
-"""Options that several commands share, and what was given of them."""
+"""Options that several commands share, and what was given of them.
+
+Settings stay text here, numbers too: :mod:`gpukm.config` reads them, whatever they come from, and says what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,23 @@ ConfigFile = Annotated[
     str | None, typer.Option("--config", metavar="PATH", help="Settings file; gpukm.toml of this folder by default.")
 ]
 Store = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="Snapshot store: a folder or a URL. [./gpukm-store]")
+    str | None,
+    typer.Option("--store", metavar="URL", help="Snapshot store: a folder or a URL (default: ./gpukm-store)."),
 ]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model: a named line of snapshots.")]
-Snapshot = Annotated[
-    str, typer.Option("--snapshot", metavar="REF", help="latest, a number, or the first digits of an id.")
+Ref = Annotated[str, typer.Option("--snapshot", metavar="REF", help="latest, a number, or the first digits of an id.")]
+Backend = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="auto, cpu or numpy (default: auto).")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto).")
 ]
-Backend = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="auto, cpu or numpy. [auto]")]
-Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N. [auto]")]
-Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. [all]")]
+Threads = Annotated[str | None, typer.Option("--threads", metavar="N", help="CPU threads (default: all).")]
 MemoryLimit = Annotated[
-    str | None, typer.Option("--memory-limit", metavar="SIZE", help="Memory to use, such as 2GB. [half of what is free]")
+    str | None,
+    typer.Option("--memory-limit", metavar="SIZE", help="Memory to use, such as 2GB (default: half of what is free)."),
 ]
-BatchRows = Annotated[int | None, typer.Option("--batch-rows", metavar="N", help="Rows read at a time. [automatic]")]
+BatchRows = Annotated[
+    str | None, typer.Option("--batch-rows", metavar="N", help="Rows read at a time (default: automatic).")
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only rows whose column has this value (repeatable)."),

@@ -34,11 +34,9 @@ def list_(
         from gpukm.config import load
         from gpukm.snapshots import Store as Snapshots
 
-        opened = Snapshots.open(load(_flags(ctx), file=config).settings.store)
+        opened = Snapshots.open(load(given(ctx), file=config).settings.store)
         records = [record for name in ([model] if model else opened.models()) for record in opened.records(name)]
-        data = [
-            {"model": r.model, "number": r.number, "id": r.snapshot, "provenance": r.provenance} for r in records
-        ]
+        data = [{"model": r.model, "number": r.number, "id": r.snapshot, "provenance": r.provenance} for r in records]
         rows = [(r.model, str(r.number), r.snapshot[:12], str(r.provenance.get("published_at", "-"))) for r in records]
         empty = f"{opened.location} holds no snapshots yet; gpukm train makes one"
         text = table(rows, ("MODEL", "NUMBER", "ID", "PUBLISHED")) if rows else empty
@@ -59,7 +57,7 @@ def show(
         from gpukm.config import load
         from gpukm.snapshots import Store as Snapshots
 
-        opened = Snapshots.open(load(_flags(ctx), file=config).settings.store)
+        opened = Snapshots.open(load(given(ctx), file=config).settings.store)
         record = opened.find(model, ref)
         manifest = opened.manifest(record.snapshot)
         data = {
@@ -86,18 +84,13 @@ def verify(
         from gpukm.config import load
         from gpukm.snapshots import Store as Snapshots
 
-        opened = Snapshots.open(load(_flags(ctx), file=config).settings.store)
+        opened = Snapshots.open(load(given(ctx), file=config).settings.store)
         problems = opened.verify(model, ref)
         where = " ".join(part for part in (opened.location, model, ref) if part)
         text = "\n".join(problems) if problems else f"{where}: everything is as it was written"
         out.result({"store": opened.location, "problems": problems}, text, INTEGRITY if problems else 0)
         for problem in problems if as_json else []:
             out.note(problem)
-
-
-def _flags(ctx: typer.Context) -> dict[str, Any]:
-    """Settings given by flags; the model is an argument here."""
-    return {key: value for key, value in given(ctx).items() if key != "model"}
 
 
 def _render(data: dict[str, Any]) -> str:

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AssignOutcome", "Progress", "TrainOutcome", "assign", "train"]
 
-_HOMES = {"AssignOutcome": "assign", "assign": "assign", "Progress": "progress", "TrainOutcome": "train", "train": "train"}
+_HOMES = {
+    "AssignOutcome": "assign",
+    "assign": "assign",
+    "Progress": "progress",
+    "TrainOutcome": "train",
+    "train": "train",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from gpukm.errors import ConfigError, DataError
+from gpukm.errors import ConfigError, DataError, SnapshotNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from gpukm.config import Settings
     from gpukm.preprocessing import Preprocessing
+    from gpukm.snapshots import Store
     from gpukm.sources.base import Source
     from gpukm.sources.table import Table
 
@@ -113,3 +115,25 @@ def model_name(location: str) -> str:
 def _some(names: Sequence[str]) -> str:
     """The first few names."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def the_model(store: Store, model: str | None, source: str | None) -> str:
+    """The model that is meant: the named one, the one called like the data, or the only one of the store.
+
+    Raises
+    ------
+    ConfigError
+        It is not clear which.
+    """
+    if model is not None:
+        return model
+    models = store.models()
+    if source is not None:
+        with suppress(ConfigError):
+            if model_name(source) in models:
+                return model_name(source)
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        raise SnapshotNotFoundError(f"{store.location} holds no snapshots yet; gpukm train makes one")
+    raise ConfigError(f"{store.location} holds several models ({_some(models)}); name one of them")

@@ -1,0 +1,110 @@
+"""``gpukm assign``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpukm.cli._io import output, table
+from gpukm.cli._options import (
+    Backend,
+    BatchRows,
+    ConfigFile,
+    Device,
+    Json,
+    MemoryLimit,
+    Model,
+    Ref,
+    Store,
+    Threads,
+    Verbose,
+    Where,
+    given,
+)
+
+if TYPE_CHECKING:
+    from gpukm.pipeline import AssignOutcome
+
+
+def assign(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Data to label: a file, a folder, a glob or a URL.")],
+    to: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Parquet file to write.")],
+    model: Model = None,
+    snapshot: Ref = "latest",
+    store: Store = None,
+    id_column: Annotated[
+        list[str] | None, typer.Option("--id-column", metavar="NAMES", help="Columns to copy to the output: a,b.")
+    ] = None,
+    where: Where = None,
+    backend: Backend = None,
+    device: Device = None,
+    threads: Threads = None,
+    memory_limit: MemoryLimit = None,
+    batch_rows: BatchRows = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label every row with its cluster, by a snapshot.
+
+    Writes Parquet in input order: the id columns (or the row number), label, distance to the centroid, distance to
+    the second nearest one, and whether the row is an outlier: farther out than 99 % of the cluster it was trained on.
+    """
+    with output("assign", as_json, verbose) as out:
+        from gpukm.config import load
+
+        loaded = load(given(ctx), file=config)
+        for warning in loaded.warnings:
+            out.warn(warning)
+        settings = loaded.settings
+        from gpukm.pipeline import assign as run
+        from gpukm.pipeline.inputs import the_model
+        from gpukm.snapshots import Store as Snapshots
+
+        opened = Snapshots.open(settings.store)
+        found = opened.load(the_model(opened, settings.model, source), snapshot)
+        progress = out.progress()
+        try:
+            done = run(found, source, to, settings, where=where or (), progress=progress, dry_run=dry_run)
+        finally:
+            progress.close()
+        if done.n_rows == 0:
+            out.warn("no row was labelled: the data, or what --where selects of it, is empty")
+        if done.n_dropped:
+            out.warn(f"{done.n_dropped} rows with missing values were left out, as in training (null policy drop)")
+        data = {
+            "dry_run": dry_run,
+            "model": found.model,
+            "number": found.number,
+            "id": found.id,
+            "out": done.out or None,
+            "columns": done.columns,
+            "n_rows": done.n_rows,
+            "n_dropped": done.n_dropped,
+            "n_outliers": done.n_outliers,
+            "counts": done.counts,
+        }
+        name = f"{found.model} #{found.number}"
+        if dry_run:
+            rows = "all rows" if done.n_rows is None else f"{done.n_rows:,} rows"
+            out.result(data, f"would label {rows} with {name} into {to}; nothing was written")
+            return
+        out.result(data, lambda: _render(done, name))
+
+
+def _render(done: AssignOutcome, name: str) -> str:
+    """For people: what was written, then rows per cluster."""
+    n_rows = done.n_rows or 0
+    facts = [
+        ("snapshot", name),
+        ("out", done.out),
+        ("rows", f"{n_rows:,}" + (f" ({done.n_dropped:,} dropped)" if done.n_dropped else "")),
+        ("outliers", f"{done.n_outliers:,}" + (f" ({done.n_outliers / n_rows:.2%})" if n_rows else "")),
+    ]
+    largest = sorted(range(len(done.counts)), key=lambda c: -done.counts[c])[:20]
+    sizes = [(str(c), f"{done.counts[c]:,}", f"{done.counts[c] / max(n_rows, 1):.1%}") for c in largest]
+    more = f"\n... and {len(done.counts) - 20} more clusters" if len(done.counts) > 20 else ""
+    return f"{table(facts)}\n\n{table(sizes, ('CLUSTER', 'ROWS', 'SHARE'))}{more}"
