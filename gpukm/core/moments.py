@@ -33,7 +33,7 @@ class GroupSums:
         rest = np.multiply(terms, np.ldexp(1.0, LIMB_BITS - self.exponents[columns])[:, None], out=terms)
         for limb in range(N_LIMBS):
             whole = np.rint(rest)
-            self.limbs[limb, columns, groups] += np.add.reduceat(whole, starts, axis=1).astype(np.int64)
+            self.limbs[limb][columns, groups] += np.add.reduceat(whole, starts, axis=1).astype(np.int64)
             if limb + 1 < N_LIMBS:
                 rest -= whole
                 rest *= 2.0**LIMB_BITS

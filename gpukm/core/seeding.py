@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,29 +110,29 @@ def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None =
     """
     n_trials = n_trials or 2 + int(math.log(k))
     centers = random_rows(problem, 1, seed)
-    _start(problem)
-    exponent = _first_exponent(problem.scan)
-    draw = 0
-    newest = centers
-    while len(centers) < k:
-        _lower(problem, newest)
-        draws, exponent = _potential_draws(problem, exponent)
-        if draws.total == 0:
-            # Every row coincides with a centre already: the remaining ones can only be repetitions.
-            return np.concatenate([centers, np.repeat(centers[:1], k - len(centers), axis=0)])
-        targets = rng.uniform_below(draws.total, seed, Purpose.KMEANS_PLUS_PLUS, draw, n_trials)
-        draw += n_trials
-        candidates = gather(problem, draws.locate(targets))
-        best = 0
-        if n_trials > 1:
-            potentials = problem.executor.map_reduce(
-                lambda shard, c=candidates, e=exponent: _potentials(shard, c, e),  # type: ignore[misc]
-                problem.shards,
-                lambda a, b: a + b,
-            )
-            best = int(np.argmin(potentials))
-        newest = candidates[best : best + 1]
-        centers = np.concatenate([centers, newest])
+    with _nearest_seed(problem):
+        exponent = _first_exponent(problem.scan)
+        draw = 0
+        newest = centers
+        while len(centers) < k:
+            _lower(problem, newest)
+            draws, exponent = _potential_draws(problem, exponent)
+            if draws.total == 0:
+                # Every row coincides with a centre already: the remaining ones can only be repetitions.
+                return np.concatenate([centers, np.repeat(centers[:1], k - len(centers), axis=0)])
+            targets = rng.uniform_below(draws.total, seed, Purpose.KMEANS_PLUS_PLUS, draw, n_trials)
+            draw += n_trials
+            candidates = gather(problem, draws.locate(targets))
+            best = 0
+            if n_trials > 1:
+                potentials = problem.executor.map_reduce(
+                    lambda shard, c=candidates, e=exponent: _potentials(shard, c, e),  # type: ignore[misc]
+                    problem.shards,
+                    lambda a, b: a + b,
+                )
+                best = int(np.argmin(potentials))
+            newest = candidates[best : best + 1]
+            centers = np.concatenate([centers, newest])
     return centers
 
 
@@ -142,26 +143,26 @@ def kmeans_parallel(problem: Problem, k: int, seed: int, rounds: int = 5, oversa
     row's place among the kept rows, so that sharding cannot change the draw.
     """
     centers = random_rows(problem, 1, seed)
-    _start(problem)
-    exponent = _first_exponent(problem.scan)
-    newest = centers
-    for number in range(rounds):
-        _lower(problem, newest)
-        draws, exponent = _potential_draws(problem, exponent)
-        if draws.total == 0:
-            break
-        places = []
-        place = number * problem.scan.n_samples
-        for index, shard in enumerate(problem.shards):
-            at = 0
-            for q in draws.quantise(shard):
-                p = oversampling * k * q.astype(np.float64) / float(draws.total)
-                hits = np.flatnonzero(rng.uniform(seed, Purpose.KMEANS_PARALLEL, place + at, len(q)) < p)
-                places.append(np.column_stack([np.full(len(hits), index), at + hits]))
-                at += len(q)
-            place += at
-        newest = gather(problem, np.concatenate(places))
-        centers = np.concatenate([centers, newest])
+    with _nearest_seed(problem):
+        exponent = _first_exponent(problem.scan)
+        newest = centers
+        for number in range(rounds):
+            _lower(problem, newest)
+            draws, exponent = _potential_draws(problem, exponent)
+            if draws.total == 0:
+                break
+            places = []
+            place = number * problem.scan.n_samples
+            for index, shard in enumerate(problem.shards):
+                at = 0
+                for q in draws.quantise(shard):
+                    p = oversampling * k * q.astype(np.float64) / float(draws.total)
+                    hits = np.flatnonzero(rng.uniform(seed, Purpose.KMEANS_PARALLEL, place + at, len(q)) < p)
+                    places.append(np.column_stack([np.full(len(hits), index), at + hits]))
+                    at += len(q)
+                place += at
+            newest = gather(problem, np.concatenate(places))
+            centers = np.concatenate([centers, newest])
     if len(centers) < k:
         centers = np.concatenate([centers, random_rows(problem, min(k, problem.scan.n_positive), seed)])
     return _recluster(problem, centers, k, seed)
@@ -213,10 +214,18 @@ def _recluster(problem: Problem, candidates: np.ndarray, k: int, seed: int) -> n
     return centers
 
 
-def _start(problem: Problem) -> None:
-    """Set the distance of every row to the nearest centre so far to infinity."""
+@contextmanager
+def _nearest_seed(problem: Problem) -> Iterator[None]:
+    """Keep the distance of every row to the nearest centre so far, infinite at first, while seeding lasts."""
     for shard in problem.shards:
         shard.nearest = RowState(shard.n_samples, np.float64, not shard.resident, np.inf)
+    try:
+        yield
+    finally:
+        for shard in problem.shards:
+            if shard.nearest is not None:
+                shard.nearest.close()
+            shard.nearest = None
 
 
 def _lower(problem: Problem, points: np.ndarray) -> None:

@@ -122,11 +122,18 @@ class RowState:
             for start in range(0, n, step):
                 self._file.write(np.full(min(step, n - start), fill, self._dtype).tobytes())
 
+    def close(self) -> None:
+        """Free the memory or the scratch file."""
+        self._array = None
+        if self._file is not None:
+            self._file.close()
+
     def read(self, rows: slice) -> np.ndarray:
         """Values of some rows; a view when they are in memory."""
         if self._array is not None:
             return self._array[rows]
-        assert self._file is not None
+        if self._file is None:
+            raise RuntimeError("read of row state that was closed")
         self._file.seek(rows.start * self._dtype.itemsize)
         data = bytearray(self._file.read((rows.stop - rows.start) * self._dtype.itemsize))
         return np.frombuffer(data, self._dtype)
@@ -137,7 +144,8 @@ class RowState:
             if not np.shares_memory(values, self._array):
                 self._array[rows] = values
             return
-        assert self._file is not None
+        if self._file is None:
+            raise RuntimeError("write to row state that was closed")
         self._file.seek(rows.start * self._dtype.itemsize)
         self._file.write(np.ascontiguousarray(values).tobytes())
 

@@ -184,8 +184,8 @@ inline void score_product(const T* panel, const T* c, const T* half, int64_t d, 
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vec<T> b = splat(c[f * kBlock + r]);
-        acc[r][0] = fma(x0, b, acc[r][0]);
-        acc[r][1] = fma(x1, b, acc[r][1]);
+        fma_into(acc[r][0], x0, b);
+        fma_into(acc[r][1], x1, b);
       }
     }
     if (f0 == 0) {
@@ -224,8 +224,8 @@ inline void score_difference(const T* panel, const T* c, const T* half, int64_t 
     for (int r = 0; r < R; ++r) {
       const Vec<T> b = splat(c[f * kBlock + r]);
       const Vec<T> a0 = x0 - b, a1 = x1 - b;
-      s[r][0] = fma(a0, a0, s[r][0]);
-      s[r][1] = fma(a1, a1, s[r][1]);
+      fma_into(s[r][0], a0, a0);
+      fma_into(s[r][1], a1, a1);
     }
   }
 }

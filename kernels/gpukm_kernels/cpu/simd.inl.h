@@ -31,6 +31,14 @@ inline Vec<T> splat(T s) {
 using Mask = uint32_t;
 inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
+// acc += a * b on registers alone: left to itself GCC loads `a` again as a memory operand of every multiply-add, and
+// 512-bit loads, one a cycle, would then be the limit.
+inline void fma_into(Vec<float>& acc, Vec<float> a, Vec<float> b) {
+  asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+}
+inline void fma_into(Vec<double>& acc, Vec<double> a, Vec<double> b) {
+  asm("vfmadd231pd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+}
 inline Vec<float> vmin(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a, b); }
 inline Vec<double> vmin(Vec<double> a, Vec<double> b) { return _mm512_min_pd(a, b); }
 inline Vec<float> vmax(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
@@ -94,6 +102,13 @@ inline Mask not_greater(V a, V b) {
   Mask m = 0;
   for (int i = 0; i < int(sizeof(V) / sizeof(a[0])); ++i) m |= Mask(greater[i] == 0) << i;
   return m;
+}
+#endif
+
+#if !defined(GPUKM_AVX512)
+template <class V>
+inline void fma_into(V& acc, V a, V b) {
+  acc = fma(a, b, acc);
 }
 #endif
 

@@ -1,0 +1,47 @@
+"""The native kernels; gpukm.backends.cpu is the only caller and checks shapes, dtypes and layout."""
+
+import numpy as np
+
+class CentroidsF32:
+    def __init__(self, centroids: np.ndarray, center: np.ndarray, radius: float) -> None: ...
+
+class CentroidsF64:
+    def __init__(self, centroids: np.ndarray, center: np.ndarray, radius: float) -> None: ...
+
+def isa() -> str: ...
+def max_threads() -> int: ...
+def assign(x: np.ndarray, prepared: CentroidsF32 | CentroidsF64, labels: np.ndarray, threads: int) -> int: ...
+def assign_two(
+    x: np.ndarray,
+    prepared: CentroidsF32 | CentroidsF64,
+    labels: np.ndarray,
+    nearest: np.ndarray,
+    second: np.ndarray,
+    threads: int,
+) -> None: ...
+def distances(x: np.ndarray, centroids: np.ndarray, labels: np.ndarray, out: np.ndarray, threads: int) -> None: ...
+def cross(x: np.ndarray, points: np.ndarray, out: np.ndarray, threads: int) -> None: ...
+def lower(x: np.ndarray, points: np.ndarray, nearest: np.ndarray, threads: int) -> None: ...
+def potentials(
+    x: np.ndarray,
+    w: np.ndarray | None,
+    p: np.ndarray,
+    nearest: np.ndarray,
+    scale: float,
+    out: np.ndarray,
+    threads: int,
+) -> None: ...
+def accumulate(
+    x: np.ndarray,
+    w: np.ndarray | None,
+    labels: np.ndarray,
+    previous: np.ndarray | None,
+    scales: np.ndarray,
+    w_scale: float,
+    hi: np.ndarray,
+    lo: np.ndarray,
+    counts: np.ndarray,
+    w_hi: np.ndarray | None,
+    w_lo: np.ndarray | None,
+    threads: int,
+) -> int: ...
