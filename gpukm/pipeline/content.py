@@ -13,7 +13,6 @@ from gpukm.pipeline.progress import Progress, Watched
 
 if TYPE_CHECKING:
     from gpukm.backends import Selection
-    from gpukm.backends.base import Backend
     from gpukm.config import Settings
     from gpukm.core.result import FitResult
     from gpukm.pipeline.reading import Reading
@@ -29,25 +28,39 @@ def content_of(
     fitted: Fitted,
     reading: Reading,
     settings: Settings,
-    backend: Backend,
+    selection: Selection,
     batch_rows: int,
     progress: Progress,
 ) -> SnapshotContent:
     """Describe the clusters in one more pass and put everything together; see :class:`SnapshotContent`."""
-    from gpukm.core.summary import summarize
+    from gpukm.core.summary import NON_FINITE, summarize
+    from gpukm.functional import as_source, assign_batches
     from gpukm.snapshots import Golden, SnapshotContent, result_fields
 
-    summary = summarize(Watched(rows, progress), result, backend, seed=settings.seed, batch_rows=batch_rows)
+    clustered = as_source(rows, None, settings.metric, selection)
+    labelled = assign_batches(
+        Watched(clustered, progress),
+        result.centroids,
+        backend=settings.backend,
+        device=settings.device,
+        threads=settings.threads,
+        batch_rows=batch_rows,
+    )
+    summary = summarize(
+        clustered, result.centroids, labelled, seed=settings.seed, batch_rows=batch_rows, threads=settings.threads
+    )
+    golden = summary.golden
     return SnapshotContent(
         centroids=result.centroids,
-        golden=Golden(summary.golden_x, summary.golden_labels, summary.golden_rows),
+        golden=Golden(golden.x, golden.labels, golden.row_numbers),
         tensors=summary.tensors(),
         schema=fitted.schema,
         preprocessing=fitted.to_json(),
         preprocessing_tensors=fitted.tensors(),
         settings={**result.settings, "weight_column": settings.weight_column},
         data=reading.data_fields(),
-        result=result_fields(result),
+        result={**result_fields(result), "notes": list(summary.notes)},
+        non_finite=NON_FINITE,
     )
 
 

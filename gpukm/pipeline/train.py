@@ -128,7 +128,7 @@ def train(
         )
     whole: Source = reading.held or prepared
     with clock.stage("summarize", progress, "summarizing", reading.n_rows):
-        content = content_of(whole, result, fitted, reading, settings, selection.backend, planned.batch_rows, progress)
+        content = content_of(whole, result, fitted, reading, settings, selection, planned.batch_rows, progress)
     provenance = provenance_of(source, result, planned, settings, selection, clock.seconds, resumed_from)
     with clock.stage("publish", progress, "publishing"):
         ref = store.publish(model, content, provenance)
