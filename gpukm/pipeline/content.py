@@ -32,13 +32,14 @@ def content_of(
     batch_rows: int,
     progress: Progress,
 ) -> SnapshotContent:
-    """Describe the clusters in one more pass and put everything together; see :class:`SnapshotContent`."""
+    """Describe the clusters in two more passes and put everything together; see :class:`SnapshotContent`."""
     from gpukm.core.summary import NON_FINITE, summarize
     from gpukm.functional import as_source, assign_batches
     from gpukm.snapshots import Golden, SnapshotContent, result_fields
 
+    # As they were clustered: of unit length where the metric is cosine, hence euclidean from here on.
     clustered = as_source(rows, None, settings.metric, selection)
-    labelled = assign_batches(
+    assigned = assign_batches(
         Watched(clustered, progress),
         result.centroids,
         backend=settings.backend,
@@ -47,20 +48,19 @@ def content_of(
         batch_rows=batch_rows,
     )
     summary = summarize(
-        clustered, result.centroids, labelled, seed=settings.seed, batch_rows=batch_rows, threads=settings.threads
+        clustered, result.centroids, assigned, seed=settings.seed, batch_rows=batch_rows, threads=settings.threads
     )
-    golden = summary.golden
     return SnapshotContent(
         centroids=result.centroids,
-        golden=Golden(golden.x, golden.labels, golden.row_numbers),
+        golden=Golden(summary.golden.x, summary.golden.labels, summary.golden.row_numbers),
         tensors=summary.tensors(),
+        non_finite=NON_FINITE,
         schema=fitted.schema,
         preprocessing=fitted.to_json(),
         preprocessing_tensors=fitted.tensors(),
         settings={**result.settings, "weight_column": settings.weight_column},
         data=reading.data_fields(),
         result={**result_fields(result), "notes": list(summary.notes)},
-        non_finite=NON_FINITE,
     )
 
 
