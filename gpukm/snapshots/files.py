@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from gpukm.errors import ConfigError, SnapshotCorruptError
@@ -83,12 +84,12 @@ class LocalFiles(Files):
     """A folder. A file is written aside, synced, and hard-linked to its name, which fails if the name is taken."""
 
     def __init__(self, root: str) -> None:
-        self._path = os.path.realpath(root)
-        self.root = self._path
+        self._path = Path(os.path.realpath(root))
+        self.root = str(self._path)
 
     def create(self, path: str, parts: Sequence[Buffer]) -> bool:
         target = self._inside(path)
-        folder = os.path.dirname(target)
+        folder = target.parent
         with _explained(f"cannot write {target}", missing=True):
             if os.path.lexists(target):
                 return False
@@ -96,12 +97,12 @@ class LocalFiles(Files):
             self._make_folder(self._inside(TEMPORARY))
             temporary = self._inside(f"{TEMPORARY}/{secrets.token_hex(16)}")
             try:
-                with open(temporary, "xb") as file:
+                with temporary.open("xb") as file:
                     file.writelines(parts)
                     file.flush()
                     os.fsync(file.fileno())
                 try:
-                    os.link(temporary, target)
+                    target.hardlink_to(temporary)
                 except FileExistsError:
                     return False
                 except OSError as error:
@@ -114,62 +115,61 @@ class LocalFiles(Files):
                 _sync_folder(folder)
             finally:
                 with suppress(OSError):
-                    os.unlink(temporary)
+                    temporary.unlink()
         return True
 
     def chunks(self, path: str) -> Iterator[bytes]:
         target = self._inside(path)
-        with _explained(f"cannot read {target}"), open(target, "rb") as file:
+        with _explained(f"cannot read {target}"), target.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
 
     def size_bytes(self, path: str) -> int:
         target = self._inside(path)
         with _explained(f"cannot read {target}"):
-            return os.stat(target).st_size
+            return target.stat().st_size
 
     def names(self, path: str) -> list[str]:
         target = self._inside(path) if path else self._path
         with _explained(f"cannot list {target}"):
             try:
-                return sorted(os.listdir(target))
+                return sorted(entry.name for entry in target.iterdir())
             except FileNotFoundError:
                 return []
 
     def check_writable(self) -> None:
         folder = self._path
         while not os.path.lexists(folder):
-            folder = os.path.dirname(folder)
-        if not os.path.isdir(folder):
+            folder = folder.parent
+        if not folder.is_dir():
             raise ConfigError(f"cannot write to {self.root}: {folder} is not a folder; choose another place")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ConfigError(f"cannot write to {self.root}: no permission to write in {folder}; choose another place")
 
     def clean(self) -> None:
-        with suppress(OSError), os.scandir(self._inside(TEMPORARY)) as entries:
-            for entry in entries:
-                if entry.stat(follow_symlinks=False).st_mtime < time.time() - _STALE_SECONDS:
-                    os.unlink(entry.path)
+        with suppress(OSError):
+            for entry in self._inside(TEMPORARY).iterdir():
+                if entry.lstat().st_mtime < time.time() - _STALE_SECONDS:
+                    entry.unlink()
 
-    def _inside(self, path: str) -> str:
+    def _inside(self, path: str) -> Path:
         """The path under the root; a symbolic link on the way could lead out of the store, so none is followed."""
-        target = os.path.join(self._path, *path.split("/"))
-        if os.path.realpath(target) != target:
+        target = self._path.joinpath(*path.split("/"))
+        if os.path.realpath(target) != str(target):
             raise SnapshotCorruptError(
                 f"{target} is or lies behind a symbolic link; a store holds plain files and folders, "
                 "so copy the real ones there"
             )
         return target
 
-    def _make_folder(self, folder: str) -> None:
+    def _make_folder(self, folder: Path) -> None:
         """Make a folder and its parents, each durable before anything is put into it."""
-        if os.path.isdir(folder):
+        if folder.is_dir():
             return
-        parent = os.path.dirname(folder)
-        self._make_folder(parent)
+        self._make_folder(folder.parent)
         with suppress(FileExistsError):
-            os.mkdir(folder)
-        _sync_folder(parent)
+            folder.mkdir()
+        _sync_folder(folder.parent)
 
 
 class RemoteFiles(Files):
@@ -259,7 +259,7 @@ def open_files(location: str | os.PathLike[str], storage_options: Mapping[str, A
     return RemoteFiles(file_system, path, root)
 
 
-def _sync_folder(folder: str) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make the names in a folder durable; Windows has no such call and needs none."""
     if os.name == "nt":
         return

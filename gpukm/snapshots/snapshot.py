@@ -14,8 +14,8 @@ from gpukm.core.result import FitResult
 if TYPE_CHECKING:
     from gpukm.preprocessing import Fitted
 
-#: Labels rows: ``labeller(x, centroids, metric) -> int32 (n,)``.
-Labeller = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
+#: Labels rows with the nearest centroid: ``labeller(x, centroids) -> int32 (n,)``.
+Labeller = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Golden:
     Attributes
     ----------
     x : ndarray of shape (n, n_features)
-        Prepared rows in the dtype of the centroids.
+        Rows as they were clustered: prepared, for the cosine metric of unit length, in the dtype of the centroids.
     labels : ndarray of int32 of shape (n,)
     row_numbers : ndarray of int64 of shape (n,)
         Where the rows stood in the training data.

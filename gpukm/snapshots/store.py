@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gpukm.errors import ConfigError, GpukmError, SnapshotCorruptError, SnapshotNotFoundError
@@ -76,7 +77,7 @@ class Store:
         ConfigError
             A newer format, or a file system that cannot create a file only if it is absent.
         """
-        if isinstance(location, (str, os.PathLike)) and os.path.isfile(location):
+        if Path(location).is_file():
             raise SnapshotNotFoundError(f"{os.fspath(location)} is a file; expected the folder of a snapshot store")
         store = cls(open_files(location, storage_options))
         if create:

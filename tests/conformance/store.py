@@ -18,9 +18,8 @@ from gpukm.snapshots import Golden, Snapshot, SnapshotContent, Store
 from gpukm.snapshots.canonical import canonical_json
 
 
-def nearest(x: np.ndarray, centroids: np.ndarray, metric: str) -> np.ndarray:
+def nearest(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Labels by brute force in float64."""
-    del metric
     difference = x[:, None, :].astype(np.float64) - centroids[None].astype(np.float64)
     return np.asarray((difference**2).sum(axis=2).argmin(axis=1), dtype=np.int32)
 
@@ -32,7 +31,7 @@ def make_content(seed: int = 0, k: int = 4, d: int = 3, dtype: str = "float32", 
     rows = rng.standard_normal((7, d)).astype(dtype)
     content = SnapshotContent(
         centroids=centroids,
-        golden=Golden(rows, nearest(rows, centroids, "euclidean"), np.arange(7, dtype=np.int64) * 11),
+        golden=Golden(rows, nearest(rows, centroids), np.arange(7, dtype=np.int64) * 11),
         tensors={"counts": np.arange(k, dtype=np.int64), "variance": rng.random((k, d))},
         schema={"columns": [{"name": f"f{i}", "type": "double", "minimum": -0.1 * i} for i in range(d)]},
         preprocessing={"null_policy": "error", "steps": [{"kind": "standardize"}]},
@@ -290,8 +289,8 @@ class StoreConformance:
         assert raw.find("store.json") == []
         store.publish("m", content, labeller=nearest)
 
-        def other(x: np.ndarray, centroids: np.ndarray, metric: str) -> np.ndarray:
-            labels = nearest(x, centroids, metric)
+        def other(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+            labels = nearest(x, centroids)
             labels[3] = (labels[3] + 1) % 4
             return labels
 
