@@ -14,7 +14,7 @@ import numpy as np
 
 UNIT_EXPONENT = -1126
 _WINDOW_BITS = 30
-# q < 2**31 and at most 2**21 rows keep a float64 sum of window values below 2**53, hence exact.
+# q < 2**30 and at most 2**21 rows keep a float64 sum of window values below 2**53, hence exact.
 _CHUNK_ROWS = 1 << 21
 
 
@@ -88,7 +88,9 @@ def _windows(values: np.ndarray, reduce, width: int) -> np.ndarray:  # type: ign
         grid = _WINDOW_BITS * -((_WINDOW_BITS - math.frexp(top)[1]) // _WINDOW_BITS)
         while True:
             grid = max(grid, UNIT_EXPONENT)
-            q = np.rint(np.ldexp(rest, -grid)) if grid > -1000 else np.rint(np.ldexp(np.ldexp(rest, 500), -grid - 500))
+            # Towards zero, so that putting a window aside never overflows; in two steps where 2**-grid would.
+            half = grid // 2
+            q = np.trunc(np.ldexp(np.ldexp(rest, -half), half - grid))
             part = reduce(q)
             if part.any():
                 total = total + (part.astype(np.int64).astype(object) << (grid - UNIT_EXPONENT))
