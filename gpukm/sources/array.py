@@ -1,0 +1,81 @@
+"""Rows that already lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpukm.errors import DataError
+from gpukm.sources.base import Batch, Source
+
+_SMALL = (np.float16, np.float32, np.int8, np.int16, np.uint8, np.bool_)
+
+
+def working_dtype(dtype: Any) -> np.dtype:
+    """float32 for numbers that it holds exactly and that have 32 bits or less, else float64."""
+    return np.dtype(np.float32 if np.dtype(dtype) in _SMALL else np.float64)
+
+
+class ArraySource(Source):
+    """The rows of a matrix in memory; the caller's array is never changed, and copied only where it has to be.
+
+    Parameters
+    ----------
+    x : array of shape (n, n_features)
+        Numbers of any type; what is not C-contiguous float32 or float64 is converted.
+    weight : array of shape (n,) or None
+        Sample weights, finite and not negative.
+    names : sequence of str or None
+
+    Raises
+    ------
+    DataError
+        Not a matrix of numbers, or weights that cannot be used.
+    """
+
+    def __init__(self, x: Any, weight: Any = None, names: Sequence[str] | None = None) -> None:
+        x = np.asarray(x)
+        if x.ndim != 2:
+            raise DataError(f"the data has shape {x.shape}, expected a matrix (rows, features); reshape it")
+        if x.dtype.kind not in "fiub":
+            raise DataError(f"the data has dtype {x.dtype}, expected numbers; convert it first")
+        if x.shape[1] == 0:
+            raise DataError(f"the data has shape {x.shape}, expected at least one feature")
+        self.stored_dtype = x.dtype
+        self.x = np.ascontiguousarray(x, dtype=working_dtype(x.dtype))
+        self.dtype, self.n_features = self.x.dtype, x.shape[1]
+        self.names = tuple(names) if names is not None else None
+        self.n_rows: int = len(x)
+        self.weight = None if weight is None else check_weights(weight, len(x))
+
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Views of consecutive rows."""
+        end = self.n_rows if stop is None else min(stop, self.n_rows)
+        for first in range(start, end, rows):
+            part = slice(first, min(first + rows, end))
+            weight = None if self.weight is None else self.weight[part]
+            yield Batch(self.x[part], first, part.stop - first, weight=weight)
+
+    def array(self) -> np.ndarray | None:
+        """The matrix."""
+        return self.x
+
+    def weights(self) -> np.ndarray | None:
+        """The weights."""
+        return self.weight
+
+
+def check_weights(weight: Any, n: int) -> np.ndarray:
+    """Sample weights as float64 (n,), or DataError."""
+    weight = np.ascontiguousarray(weight, dtype=np.float64)
+    if weight.shape != (n,):
+        raise DataError(f"sample_weight has shape {weight.shape}, expected ({n},)")
+    bad = np.flatnonzero(~np.isfinite(weight))
+    if len(bad):
+        raise DataError(f"sample_weight has {len(bad)} values that are not finite, the first in row {bad[0]}")
+    bad = np.flatnonzero(weight < 0)
+    if len(bad):
+        raise DataError(f"sample_weight has {len(bad)} negative values, the first in row {bad[0]}; expected numbers >= 0")
+    return weight

@@ -1,0 +1,79 @@
+"""Reading ahead: the next batches are decoded while this one is computed on."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpukm.sources.base import Batch, Source
+
+
+class Prefetch(Source):
+    """Another source whose batches are read by a thread, a few ahead.
+
+    Parameters
+    ----------
+    source : Source
+    depth : int
+        Batches that may wait; each takes memory.
+    """
+
+    def __init__(self, source: Source, depth: int = 1) -> None:
+        self.source, self.depth = source, depth
+        self.dtype, self.n_features = source.dtype, source.n_features
+        self.names, self.n_rows = source.names, source.n_rows
+
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The same batches; an error of the source is raised here, and leaving early stops the thread."""
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self.depth)
+        stopped = threading.Event()
+
+        def put(item: Batch | BaseException | None) -> bool:
+            """Hand over, unless nobody listens any more."""
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.05)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def read() -> None:
+            """Read until the end, an error, or the consumer's leaving."""
+            batches = self.source.batches(rows, start, stop)
+            try:
+                for batch in batches:
+                    if not put(batch):
+                        break
+                put(None)
+            except BaseException as error:  # raised again where the batches are used
+                put(error)
+            finally:
+                close = getattr(batches, "close", None)
+                if close is not None:
+                    close()
+
+        thread = threading.Thread(target=read, name="gpukm-prefetch", daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = ready.get()
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def array(self) -> np.ndarray | None:
+        """What the source has in memory needs no reading ahead."""
+        return self.source.array()
+
+    def weights(self) -> np.ndarray | None:
+        """Of the source."""
+        return self.source.weights()
