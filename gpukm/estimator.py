@@ -159,7 +159,6 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
                 )
             starts = 1
             init = check_array(init, dtype=[np.float64, np.float32], order="C", copy=True)
-            self._check_centers(init, None if located else X.shape[1])
         self._n_init = starts
         if self.algorithm == "elkan" and self.n_clusters == 1:
             warnings.warn(
@@ -265,19 +264,6 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         if isinstance(self.random_state, Integral):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-
-    def _check_centers(self, centers: np.ndarray, n_features: int | None) -> None:
-        """Compare the shape of given centres with what is asked for."""
-        if centers.shape[0] != self.n_clusters:
-            raise ValueError(
-                f"The shape of the initial centers {centers.shape} does not match the number of clusters "
-                f"{self.n_clusters}."
-            )
-        if n_features is not None and centers.shape[1] != n_features:
-            raise ValueError(
-                f"The shape of the initial centers {centers.shape} does not match the number of features of the data "
-                f"{n_features}."
-            )
 
     def _validate(self, X: Any, reset: bool) -> Any:
         """Check an array or CSR matrix as scikit-learn does."""

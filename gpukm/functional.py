@@ -21,6 +21,7 @@ from gpukm.core.stats import Grid
 from gpukm.errors import ConfigError, DataError
 from gpukm.executors.local import LocalExecutor
 from gpukm.sources.base import Batch, Source
+from gpukm.sources.csr import CsrSource
 
 Init = str | np.ndarray | Callable[..., Any]
 INITS = ("auto", "k-means++", "k-means||", "random")
@@ -384,12 +385,7 @@ def _resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tu
         if init == "auto":
             init = "k-means++" if problem.scan.n_samples <= _AUTO_ROWS else "k-means||"
     elif not callable(init):
-        init = np.asarray(init)
-        expected = (k, len(problem.reference))
-        if init.shape != expected:
-            raise ConfigError(f"the shape of init is {init.shape}, expected {expected}")
-        if not np.isfinite(init).all():
-            raise ConfigError("init contains NaN or infinity; give finite centroids")
+        init = _check_start(np.asarray(init), k, len(problem.reference))
     if n_init == "auto":
         starts = 10 if callable(init) or (isinstance(init, str) and init == "random") else 1
     else:
@@ -397,18 +393,28 @@ def _resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tu
     return init, 1 if isinstance(init, np.ndarray) else starts
 
 
+def _check_start(centers: np.ndarray, k: int, n_features: int) -> np.ndarray:
+    """Check the shape and values of given starting centres; the words are scikit-learn's."""
+    shape = f"The shape of the initial centers {centers.shape} does not match the number of"
+    if centers.ndim != 2 or len(centers) != k:
+        raise ConfigError(f"{shape} clusters {k}.")
+    if centers.shape[1] != n_features:
+        raise ConfigError(f"{shape} features of the data {n_features}.")
+    if not np.isfinite(centers).all():
+        raise ConfigError("the initial centers contain NaN or infinity; give finite ones")
+    return centers
+
+
 def _seed(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.ndarray:
     """Starting centroids of one start."""
     if isinstance(init, np.ndarray):
         return init
     if callable(init):
-        x = rows.array()
+        x = rows.matrix if isinstance(rows, CsrSource) else rows.array()
         if x is None:
             raise ConfigError("a callable init needs data in memory; name a method or give an array")
         made = np.asarray(init(x, k, random_state=np.random.RandomState(seed % (1 << 32))))
-        if made.shape != (k, x.shape[1]):
-            raise ConfigError(f"the shape of init() is {made.shape}, expected {(k, x.shape[1])}")
-        return made
+        return _check_start(made, k, rows.n_features)
     if problem.scan.n_positive < k:
         # Fewer usable rows than clusters: every one of them becomes a centre, the first repeats.
         found = random_rows(problem, problem.scan.n_positive, seed)
