@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpukm.pipeline.assign import AssignOutcome, assign
+    from gpukm.pipeline.assigning import AssignOutcome, assign
     from gpukm.pipeline.progress import Progress
-    from gpukm.pipeline.train import TrainOutcome, train
+    from gpukm.pipeline.training import TrainOutcome, train
 
 __all__ = ["AssignOutcome", "Progress", "TrainOutcome", "assign", "train"]
 
 _HOMES = {
-    "AssignOutcome": "assign",
-    "assign": "assign",
+    "AssignOutcome": "assigning",
     "Progress": "progress",
-    "TrainOutcome": "train",
-    "train": "train",
+    "TrainOutcome": "training",
+    "assign": "assigning",
+    "train": "training",
 }
 
 

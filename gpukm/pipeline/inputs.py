@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from gpukm.errors import ConfigError, DataError, SnapshotNotFoundError
+from gpukm.pipeline.steps import parse_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +51,7 @@ def preprocessing_of(raw: Source | Table, settings: Settings) -> Preprocessing:
         columns=feature_columns(raw, settings),
         null_policy=settings.null_policy,
         one_hot=settings.one_hot,
-        steps=steps_of(settings),
+        steps=parse_steps(settings.step),
         dtype=settings.dtype,
     )
 
