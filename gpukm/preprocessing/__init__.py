@@ -5,8 +5,8 @@
 'drop'
 """
 
-from gpukm.preprocessing.fit import fit
 from gpukm.preprocessing.fitted import Fitted
+from gpukm.preprocessing.fitting import fit
 from gpukm.preprocessing.prepared import PreparedSource
 from gpukm.preprocessing.spec import (
     PCA,

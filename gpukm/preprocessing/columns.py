@@ -20,7 +20,7 @@ Role = Literal["number", "vector", "category"]
 Category = str | int | float | bool
 
 #: Arrow types that a float32 holds exactly; the rest is read as float64.
-_SMALL = frozenset({"halffloat", "float", "int8", "int16", "bool"})
+_SMALL = frozenset({"halffloat", "float", "int8", "int16", "uint8", "bool"})
 _SHOWN = 5
 
 
@@ -85,10 +85,8 @@ def resolve(raw: Source | Table, spec: Preprocessing, weight_column: str | None)
     else:
         others = (*spec.one_hot, weight_column)
         numeric = tuple(name for name, type_ in there.items() if name not in others and _size(type_) is not None)
-    if weight_column is not None:
-        check_there([weight_column], there, raw)
-        if weight_column in (*numeric, *spec.one_hot):
-            raise ConfigError(f"column {weight_column!r} is the weight column; take it out of the columns to cluster")
+    if weight_column is not None and weight_column in (*numeric, *spec.one_hot):
+        raise ConfigError(f"column {weight_column!r} is the weight column; take it out of the columns to cluster")
     check_there([*numeric, *spec.one_hot], there, raw)
     if not numeric and not spec.one_hot:
         raise DataError(f"{place(raw)} has no numeric column to cluster; its columns are {some(list(there))}")
@@ -133,6 +131,13 @@ def check_there(names: Sequence[str], there: Mapping[str, Any], raw: Source | Ta
             raise DataError(f"{place(raw)} has two columns called {name!r}; rename one of them")
 
 
+def check_weight(name: str, there: Mapping[str, Any], raw: Source | Table) -> None:
+    """Raise DataError unless there is a column of numbers to weigh by."""
+    check_there([name], there, raw)
+    if _size(there[name]) != -1:
+        raise DataError(f"column {name!r} is {there[name]}, expected numbers as weights; choose another weight column")
+
+
 def types_of(raw: Source | Table) -> dict[str, Any]:
     """Arrow type (a name for a matrix) of each column, in order; None for a name that is there twice."""
     if isinstance(raw, Source):
@@ -157,8 +162,15 @@ def place(raw: Source | Table) -> str:
 
 def closest(name: str, names: Sequence[str]) -> str:
     """``did you mean ...?`` or the names there are."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"its columns are {some(names)}"
+    near = similar(name, names)
+    return f"did you mean {near!r}?" if near else f"its columns are {some(names)}"
+
+
+def similar(name: str, names: Sequence[str]) -> str:
+    """The most similar name, whatever the case; empty if there is none."""
+    folded = {other.casefold(): other for other in names}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1)
+    return folded[close[0]] if close else ""
 
 
 def some(names: Sequence[str]) -> str:
@@ -187,7 +199,7 @@ def _number(name: str, type_: Any) -> Column:
 def _category(name: str, type_: Any) -> Column:
     """A column of categories."""
     column = Column(name, _entry(type_), "category", 0)
-    if _kind(column.type) is None:
+    if _kind(column.type) is None or str(type_).startswith("fixed_size_list"):
         raise DataError(
             f"column {name!r} is {type_}; one-hot takes text, numbers and booleans: cast it or leave it out"
         )
@@ -199,13 +211,13 @@ def _compare(column: Column, there: Mapping[str, Any]) -> tuple[str, Column]:
     name = column.name
     if there.get(name) is None:
         what = "is there twice" if name in there else "is missing"
-        close = difflib.get_close_matches(name, list(there), n=1)
-        return f"{name!r} {what}" + (f" (there is {close[0]!r})" if close and name not in there else ""), column
+        near = "" if name in there else similar(name, list(there))
+        return f"{name!r} {what}" + (f" (there is {near!r})" if near else ""), column
     here = replace(column, type=_entry(there[name]))
     wanted = f"{column.type}[{column.size}]" if column.role == "vector" else column.type
     size = _size(there[name])
     if column.role == "category":
-        fits = _kind(here.type) == _kind(column.type)
+        fits = _kind(here.type) == _kind(column.type) and not str(there[name]).startswith("fixed_size_list")
     else:
         fits = size == (column.size if column.role == "vector" else -1)
     return "" if fits else f"{name!r} is {there[name]}, was {wanted}", here
@@ -230,7 +242,8 @@ def _size(type_: Any) -> int | None:
 
 def _entry(type_: Any) -> str:
     """Name of the type of a number, of a vector's entries or of a dictionary's values."""
-    return str(getattr(type_, "value_type", type_))
+    text = str(type_)
+    return str(type_.value_type) if text.startswith(("dictionary", "fixed_size_list")) else text
 
 
 def _kind(type_: str) -> str | None:

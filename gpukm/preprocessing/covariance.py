@@ -122,7 +122,8 @@ def project(d: np.ndarray, components: tuple[np.ndarray, np.ndarray]) -> np.ndar
         top, bottom = (limb[:, j : j + _TERMS] for limb in components)
         cross = high @ bottom.T + low @ top.T
         out += (high @ top.T + cross * 2.0**-LIMB_BITS) + (low @ bottom.T) * 2.0**-GRID_BITS
-    return np.ldexp(out, exponent - 2 * LIMB_BITS, out=out)
+    scaled: np.ndarray = np.ldexp(out, exponent - 2 * LIMB_BITS)
+    return scaled
 
 
 def on_grid(components: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpukm.errors import ConfigError
-from gpukm.preprocessing.columns import Column, check_there, read_dtype, types_of
+from gpukm.preprocessing.columns import Column, check_there, check_weight, read_dtype, types_of
 from gpukm.sources.base import Source
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ class Reader:
         there = types_of(raw)
         if pass_columns and isinstance(raw, Source):
             raise ConfigError(f"columns {', '.join(pass_columns)} cannot be handed through from a matrix; give a table")
-        check_there([*([weight_column] if weight_column else []), *pass_columns], there, raw)
+        check_there(pass_columns, there, raw)
+        if weight_column is not None:
+            check_weight(weight_column, there, raw)
         self._places = {name: i for i, name in enumerate(there)} if isinstance(raw, Source) else {}
 
     @property

@@ -103,11 +103,11 @@ class Moments:
         step = max(1, _BLOCK_VALUES // max(1, x.shape[1]))
         for i in range(0, len(x), step):
             block = x[i : i + step]
-            squares = _products([block], block)
+            squares = products([block], block)
             first = [block]
             if weight is not None:
                 w = np.broadcast_to(weight[i : i + step, None], block.shape)
-                first, squares = _products(first, w), _products(squares, w)
+                first, squares = products(first, w), products(squares, w)
             for term in first:
                 self._first._add(term)
             for term in squares:
@@ -142,7 +142,7 @@ class Moments:
         return np.array([max(weight * int(q) - int(s) ** 2, 0) / weight**2 for s, q in pairs], dtype=np.float64)
 
 
-def _products(terms: list[np.ndarray], factor: np.ndarray) -> list[np.ndarray]:
+def products(terms: list[np.ndarray], factor: np.ndarray) -> list[np.ndarray]:
     """Terms whose exact sum is the exact product of ``factor`` and the sum of ``terms``."""
     out = []
     for term in terms:

@@ -20,7 +20,7 @@ from gpukm.preprocessing.order import QuantileSearch
 from gpukm.preprocessing.reading import Block, Reader, codes, distinct
 from gpukm.preprocessing.spec import PCA, MinMax, Preprocessing, Robust, Standardize, Step
 from gpukm.preprocessing.steps import chosen
-from gpukm.preprocessing.sums import LARGEST, ColumnSums, Moments
+from gpukm.preprocessing.sums import LARGEST, ColumnSums, Moments, products
 
 if TYPE_CHECKING:
     from gpukm.sources.base import Source
@@ -130,12 +130,14 @@ class _Survey:
         gap = np.isnan(x)
         x[gap] = 0.0
         there = (~gap).astype(np.float64)
-        if block.weight is not None:
-            x *= block.weight[:, None]
-            there *= block.weight[:, None]
-        if not np.isfinite(x).all():
-            raise DataError("a value times its weight is beyond float64; scale the weights down")
-        self._sums.add(x)
+        if block.weight is None:
+            self._sums.add(x)
+        else:
+            _check_size(x, self.reader.features)
+            weight = np.broadcast_to(block.weight[:, None], x.shape)
+            there *= weight
+            for term in products([x], weight):
+                self._sums.add(term)
         self._weights.add(there)
 
     def _add_categories(self, counts: dict[Any, int], values: Any, column: Column, weight: np.ndarray | None) -> None:
@@ -207,12 +209,11 @@ def _fit_step(
         return _fit_pca(step, rows, len(places))
     if isinstance(step, Robust):
         center, scale = _quartiles(rows, len(places), n_rows)
+    elif isinstance(step, MinMax):
+        center, scale = _range(rows, len(places))
     else:
         moments = _moments(rows, len(places))
-        if isinstance(step, Standardize):
-            center, scale = moments.mean(), np.sqrt(moments.variance())
-        else:
-            center, scale = moments.minimum, moments.maximum - moments.minimum
+        center, scale = moments.mean(), np.sqrt(moments.variance())
     flat = [name for name, value in zip(names, scale, strict=True) if value == 0]
     if flat and isinstance(step, Robust):
         shown = ", ".join(flat[:_SHOWN]) + (f" and {len(flat) - _SHOWN} more" if len(flat) > _SHOWN else "")
@@ -237,6 +238,17 @@ def _moments(rows: Pass, m: int) -> Moments:
     for x, weight in rows():
         moments.add(x, weight)
     return moments
+
+
+def _range(rows: Pass, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest value and width of the range, rows of weight 0 left out."""
+    low, high = np.full(m, np.inf), np.full(m, -np.inf)
+    for x, weight in rows():
+        here = x if weight is None else x[weight > 0]
+        # Adding 0 makes -0 into 0, of which min and max return either.
+        np.minimum(low, here.min(axis=0, initial=np.inf) + 0.0, out=low)
+        np.maximum(high, here.max(axis=0, initial=-np.inf) + 0.0, out=high)
+    return low, high - low
 
 
 def _quartiles(rows: Pass, m: int, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
