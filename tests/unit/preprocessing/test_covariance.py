@@ -62,10 +62,16 @@ def test_integer_deviations_are_exact() -> None:
     assert gram(d, None).tolist() == expected
 
 
+def test_the_largest_limbs_do_not_round() -> None:
+    z = 2**42 - rng.integers(0, 2**30, 20_000)
+    total = sum(int(v) ** 2 for v in z)
+    assert gram(z[:, None] * 2.0**-42, None).tolist() == [[float(Fraction(total, 20_000 << 84))]]
+
+
 def test_many_chunks_carry() -> None:
-    d = np.full((600 * 1024, 1), 3.0)
-    d[::2] = -3.0
-    assert gram(d, None).tolist() == [[9.0]]
+    d = np.full((3 << 20, 1), 1.0 - 2.0**-42)
+    d[::2] *= -1.0
+    assert gram(d, None).tolist() == [[float(Fraction(2**42 - 1, 2**42) ** 2)]]
 
 
 def test_constant_columns() -> None:
