@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,13 +14,13 @@ from gpukm.reports.wording import count, number, ordinal_quantile, percent
 
 #: Clusters in pictures that have a line for each.
 LINES = 40
-_WIDTH = 720.0
+_WIDTH, _WIDE = 720.0, 1040.0
 _COLUMNS = 60
 
 
 def sizes(report: Report) -> Markup:
     """Rows per cluster, largest first: columns, or an outline where there are too many for columns."""
-    left, right, top, bottom = 62.0, _WIDTH - 8, 20.0, 190.0
+    left, right, top, bottom = 84.0, _WIDTH - 26, 22.0, 220.0
     values = report.sizes
     k, even = len(values), report.n_samples / len(values)
     largest = max(values[0], 1)
@@ -37,32 +38,38 @@ def sizes(report: Report) -> Markup:
             height = bottom - y(max(value, low))
             marks.append(
                 element(
-                    "rect", title, x=x, y=bottom - height, width=step - gap, height=max(height, 0.5), rx=2.0, class_="bar"
+                    "rect",
+                    title,
+                    x=x,
+                    y=bottom - height,
+                    width=step - gap,
+                    height=max(height, 0.5),
+                    rx=2.0,
+                    class_="bar",
                 )
             )
-            if k <= 30:
-                marks.append(text(x + (step - gap) / 2, bottom + 16, str(index[i]), "tick", "middle"))
-        if k > 30:
-            marks.append(text((left + right) / 2, bottom + 16, "clusters, largest first", "tick", "middle"))
+            if k <= 24:
+                marks.append(text(x + (step - gap) / 2, bottom + 19, str(index[i]), "tick", "middle"))
+        marks.append(text(right, bottom + 38, "cluster" if k <= 24 else "clusters, largest first", "tick", "end"))
     else:
         every = max(1, k // 300)
         outline = [(left + (i + 0.5) * step, y(max(values[i], low))) for i in [*range(0, k, every), k - 1]]
         marks.append(path([(left, bottom), (left, outline[0][1]), *outline, (right, bottom)], "area", closed=True))
         marks.append(path(outline, "curve"))
         places = Scale(1, k, left + step / 2, right - step / 2)
-        marks += [text(places(t), bottom + 16, count(t), "tick", "middle") for t in places.ticks(6) if t >= 1]
-        marks.append(text(right, bottom + 32, "rank by size", "tick", "end"))
+        marks += [text(places(t), bottom + 19, count(t), "tick", "middle") for t in places.ticks(6) if t >= 1]
+        marks.append(text(right, bottom + 38, "rank by size", "tick", "end"))
     marks.append(line(left, y(max(even, low)), right, y(max(even, low)), "reference"))
     marks.append(text(right, y(max(even, low)) - 5, f"even share {count(even)}", "note", "end"))
     marks.append(line(left, bottom, right, bottom, "axis"))
     label = f"Rows per cluster, from {count(values[0])} down to {count(values[-1])}" + (", logarithmic" if log else "")
-    return drawing(_WIDTH, bottom + (38 if k > _COLUMNS else 24), label, *marks)
+    return drawing(_WIDTH, bottom + 44, label, *marks)
 
 
 def radii(report: Report) -> Markup:
     """Per cluster: quantiles of the distance to its centroid, and where the nearest other cluster begins."""
     clusters = [c for c in report.clusters[:LINES] if c.count]
-    left, right, top, pitch = 46.0, _WIDTH - 20, 26.0, 22.0
+    left, right, top, pitch = 44.0, _WIDE - 14, 26.0, 22.0
     bottom = top + pitch * len(clusters)
     largest = max([c.radii[-1] for c in clusters] + [(c.neighbour_distance or 0.0) / 2 for c in clusters] + [0.0])
     typical = sorted(c.radii[1] for c in clusters)[len(clusters) // 2] if clusters else 0.0
@@ -72,7 +79,10 @@ def radii(report: Report) -> Markup:
     x = Scale(low, largest * (1.15 if log else 1.02) or 1.0, left, right, log)
     marks: list[Markup] = []
     for tick in x.ticks(7):
-        marks += [line(x(tick), top - 8, x(tick), bottom, "grid"), text(x(tick), top - 13, number(tick, 3), "tick", "middle")]
+        marks += [
+            line(x(tick), top - 8, x(tick), bottom, "grid"),
+            text(x(tick), top - 13, number(tick, 3), "tick", "middle"),
+        ]
     for i, cluster in enumerate(clusters):
         y = top + pitch * (i + 0.5)
         median, ninety, _, ninety_nine, most = (x(max(r, low)) for r in cluster.radii)
@@ -97,12 +107,12 @@ def radii(report: Report) -> Markup:
         )
     marks.append(line(left, top - 8, left, bottom, "axis"))
     label = "Radii of clusters and half the distance to the nearest other centroid" + (", logarithmic" if log else "")
-    return drawing(_WIDTH, bottom + 6, label, *marks)
+    return drawing(_WIDE, bottom + 6, label, *marks)
 
 
 def inertia(report: Report) -> Markup:
     """Inertia against iterations."""
-    left, right, top, bottom = 62.0, _WIDTH - 14, 16.0, 190.0
+    left, right, top, bottom = 84.0, _WIDTH - 26, 22.0, 220.0
     history = report.history
     values = [h.inertia for h in history if math.isfinite(h.inertia)]
     if not values:
@@ -113,7 +123,7 @@ def inertia(report: Report) -> Markup:
     x, y = Scale(first, max(last, first + 1), left + 8, right), Scale(max(0.0, low - room), high + room, bottom, top)
     marks = _grid(y, left, right, lambda v: number(v, 3))
     ticks = [t for t in x.ticks(8) if t == round(t)]
-    marks += [text(x(t), bottom + 16, count(t), "tick", "middle") for t in ticks]
+    marks += [text(x(t), bottom + 19, count(t), "tick", "middle") for t in ticks]
     every = max(1, len(history) // 400)
     kept = [h for i, h in enumerate(history) if i % every == 0 or i == len(history) - 1]
     points = [(x(h.iteration), y(h.inertia)) for h in kept]
@@ -124,9 +134,9 @@ def inertia(report: Report) -> Markup:
             about = element("title", f"iteration {h.iteration}: {number(h.inertia, 6)}")
             marks.append(element("circle", about, cx=px, cy=py, r=3.0, class_="dot"))
     marks.append(line(left, bottom, right, bottom, "axis"))
-    marks.append(text(right, bottom + 32, "iteration", "tick", "end"))
+    marks.append(text(right, bottom + 38, "iteration", "tick", "end"))
     label = f"Inertia per iteration, from {number(values[0])} to {number(values[-1])} in {len(history)} iterations"
-    return drawing(_WIDTH, bottom + 38, label, *marks)
+    return drawing(_WIDTH, bottom + 44, label, *marks)
 
 
 def profile(feature: Feature) -> Markup:
@@ -145,7 +155,7 @@ def profile(feature: Feature) -> Markup:
     borders = [min(left, edges[0]), *edges, max(right, edges[-1])]
     x = Scale(borders[0], borders[-1], 0.0, width)
     shares = [n / rows for n in feature.bins[: len(edges) + 1]]
-    widths = [max(x(b) - x(a), width / 60) for a, b in zip(borders, borders[1:], strict=False)]
+    widths = [max(x(b) - x(a), width / 60) for a, b in itertools.pairwise(borders)]
     density = [s / w for s, w in zip(shares, widths, strict=True)]
     # A spike of one repeated value must not flatten all the rest.
     top = min(max(density), 4 * sorted(density)[len(density) // 2]) or 1.0
@@ -168,7 +178,9 @@ def share_bar(share: float, largest: float) -> Markup:
     """A bar for a table cell."""
     width = 100.0 * share / largest if largest > 0 else 0.0
     title = element("title", percent(share))
-    bar = element("rect", title, x=0.0, y=0.0, width=max(width, 0.6 if share > 0 else 0.0), height=10.0, rx=1.5, class_="bar")
+    bar = element(
+        "rect", title, x=0.0, y=0.0, width=max(width, 0.6 if share > 0 else 0.0), height=10.0, rx=1.5, class_="bar"
+    )
     return element("svg", bar, viewBox="0 0 100 10", preserveAspectRatio="none", class_="cellbar", aria_hidden="true")
 
 

@@ -12,9 +12,10 @@ from gpukm.reports.data import Report
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-#: Clusters with a line in the table, and features with one.
-TABLE_CLUSTERS = 100
-TABLE_FEATURES = 40
+#: Clusters listed, how many of them at once, and features listed.
+LISTED_CLUSTERS = 150
+FIRST_CLUSTERS = 40
+LISTED_FEATURES = 40
 CHIPS = 4
 
 
@@ -31,23 +32,28 @@ def render_html(report: Report) -> str:
         A whole HTML document: styles, pictures and the one small script are inline, every value is escaped, and a
         content security policy forbids to load anything.
     """
-    shown = report.clusters[:TABLE_CLUSTERS]
-    return _environment().get_template("report.html.j2").render(
-        report=report,
-        clusters=shown,
-        rest=_rest(report, len(shown)),
-        features=report.features[:TABLE_FEATURES],
-        largest=shown[0].share if shown else 0.0,
-        figures=_figures(report),
-        warnings=[n.text for n in report.notices if n.level == "warning"],
-        notes=[n.text for n in report.notices if n.level != "warning"],
-        provenance=_entries(report.provenance),
-        settings=_entries(report.settings),
-        data=_entries(report.data),
-        chips=CHIPS,
-        charts=charts,
-        w=wording,
-        shade=shade,
+    shown = report.clusters[:LISTED_CLUSTERS]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            clusters=shown,
+            first=shown if len(shown) <= FIRST_CLUSTERS else shown[: FIRST_CLUSTERS // 2],
+            rest=_rest(report, len(shown)),
+            features=report.features[:LISTED_FEATURES],
+            largest=shown[0].share if shown else 0.0,
+            figures=_figures(report),
+            warnings=[n.text for n in report.notices if n.level == "warning"],
+            notes=[n.text for n in report.notices if n.level != "warning"],
+            provenance=_entries(report.provenance),
+            settings=_entries(report.settings),
+            data=_entries(report.data),
+            chips=CHIPS,
+            charts=charts,
+            w=wording,
+            shade=shade,
+        )
     )
 
 
@@ -81,7 +87,7 @@ def _figures(report: Report) -> list[tuple[str, str, str]]:
         ("Variance explained", wording.percent(r.explained), "lies between clusters"),
     ]
     if r.n_clusters > 1:
-        figures.append(("Silhouette", wording.number(r.silhouette, 3), wording.separation(r.silhouette)))
+        figures.append(("Silhouette", f"{r.silhouette:.2f}", wording.separation(r.silhouette)))
     if r.sizes:
         figures.append(
             (
@@ -116,5 +122,7 @@ def _entries(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _one_line(value: Any, limit: int = 300) -> str:
     """A value as JSON, cut where it is long."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"

@@ -24,7 +24,12 @@ def render_markdown(report: Report) -> str:
             f"; they explain {percent(r.explained)} of the variance and are {separation(r.silhouette)} "
             f"(silhouette {r.silhouette:.2f})"
         )
-    lines += [f"{sentence}.", "", f"Snapshot `{_code(r.id)}`. Inertia {number(r.inertia, 7)} after {r.n_iter} iterations: {r.stop}.", ""]
+    lines += [
+        f"{sentence}.",
+        "",
+        f"Snapshot `{_code(r.id)}`. Inertia {number(r.inertia, 7)} after {r.n_iter} iterations: {r.stop}.",
+        "",
+    ]
     for notice in r.notices:
         lines.append(f"- **{notice.level}:** {_escape(notice.text)}")
     if r.notices:

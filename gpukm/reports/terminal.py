@@ -61,9 +61,7 @@ def render_terminal(report: Report, *, width: int = 100, color: bool = False) ->
     console.print(table)
     if report.n_clusters > LINES:
         rest = sum(report.sizes[LINES:])
-        console.print(
-            Text(f"and {count(report.n_clusters - LINES)} smaller clusters with {count(rest)} rows", "dim")
-        )
+        console.print(Text(f"and {count(report.n_clusters - LINES)} smaller clusters with {count(rest)} rows", "dim"))
     if report.history:
         console.print()
         console.print(_history(report))

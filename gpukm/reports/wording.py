@@ -28,7 +28,7 @@ def number(value: float | None, digits: int = 4) -> str:
         return _minus(f"{mantissa}e{int(exponent)}")
     places = max(0, digits - 1 - math.floor(math.log10(magnitude)))
     text = f"{value:,.{min(places, 6)}f}"
-    if "." in text and places > digits - 2:
+    if "." in text:
         text = text.rstrip("0").rstrip(".")
     return _minus(text)
 
@@ -38,7 +38,9 @@ def percent(share: float) -> str:
     value = 100 * share
     if 0 < value < 0.1:
         return "<0.1%"
-    return f"{value:.1f}%" if value < 99.95 and value != round(value) else f"{value:.0f}%"
+    if 99.9 < value < 100:
+        return ">99.9%"
+    return f"{value:.1f}%" if value != round(value) else f"{value:.0f}%"
 
 
 def signed(z: float, places: int = 1) -> str:
@@ -51,6 +53,7 @@ def signed(z: float, places: int = 1) -> str:
 
 def direction(z: float) -> str:
     """Words for a standardised difference; thresholds 0.5, 1 and 2."""
+    z = round(z, 1)  # as it is shown
     if abs(z) < NOTABLE:
         return "about average"
     side = "higher" if z > 0 else "lower"
