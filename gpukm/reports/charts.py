@@ -62,6 +62,8 @@ def sizes(report: Report) -> Markup:
     marks.append(line(left, y(max(even, low)), right, y(max(even, low)), "reference"))
     marks.append(text(right, y(max(even, low)) - 5, f"even share {count(even)}", "note", "end"))
     marks.append(line(left, bottom, right, bottom, "axis"))
+    if log:
+        marks.append(text(left, bottom + 38, "logarithmic scale", "tick"))
     label = f"Rows per cluster, from {count(values[0])} down to {count(values[-1])}" + (", logarithmic" if log else "")
     return drawing(_WIDTH, bottom + 44, label, *marks)
 
@@ -107,7 +109,9 @@ def radii(report: Report) -> Markup:
         )
     marks.append(line(left, top - 8, left, bottom, "axis"))
     label = "Radii of clusters and half the distance to the nearest other centroid" + (", logarithmic" if log else "")
-    return drawing(_WIDE, bottom + 6, label, *marks)
+    if log:
+        marks.append(text(right, bottom + 16, "logarithmic scale", "tick", "end"))
+    return drawing(_WIDE, bottom + (22 if log else 6), label, *marks)
 
 
 def inertia(report: Report) -> Markup:
