@@ -23,7 +23,7 @@ from gpukm.core.sampling import Rows, sample, sample_size
 from gpukm.sources.base import Batch, Source
 
 #: Cells (clusters x features) beyond which variances per cluster and feature are dropped.
-VARIANCE_CELLS = 1 << 23
+VARIANCE_CELLS = 1 << 22
 #: Cells (clusters x features x bins) beyond which histograms per cluster are dropped.
 HISTOGRAM_CELLS = 1 << 22
 #: Names in :meth:`ClusterSummary.tensors` that may hold infinities.
@@ -203,12 +203,10 @@ class Accumulator:
     def __init__(self, centroids: np.ndarray, look: Survey) -> None:
         k, d = centroids.shape
         self.centroids, self.look = centroids, look
-        # A column per feature, so that a block's share of it is found in one piece.
-        self._columns = np.ascontiguousarray(centroids.T, dtype=np.float64)
         minimum = np.where(np.isfinite(look.minimum), look.minimum, 0.0)
         maximum = np.where(np.isfinite(look.maximum), look.maximum, 0.0)
         self.middle = minimum + (maximum - minimum) / 2
-        low, high = np.minimum(minimum, self._columns.min(axis=1)), np.maximum(maximum, self._columns.max(axis=1))
+        low, high = np.minimum(minimum, centroids.min(axis=0)), np.maximum(maximum, centroids.max(axis=0))
         # One bit more than needed, for the rounding of the terms.
         _, weight_exponent = np.frexp(look.largest_weight)
         reach = np.frexp(high - low)[1] + 1
@@ -216,6 +214,8 @@ class Accumulator:
         square = np.clip(2 * reach + weight_exponent, -900, 1020)
         self.first, self.second = GroupSums(1, linear), GroupSums(1, square)
         self.spread = GroupSums(k, square) if k * d <= VARIANCE_CELLS else None
+        # A row per feature, so that a block's share of it is found in one piece.
+        self._columns = None if self.spread is None else np.ascontiguousarray(centroids.T, dtype=np.float64)
         self.edges = quantile_edges(look.sample.x, look.minimum)
         self.histogram = np.zeros((d, BINS), np.int64)
         self.cluster_histogram = np.zeros((d, k * BINS), np.int64) if k * d * BINS <= HISTOGRAM_CELLS else None
@@ -342,7 +342,7 @@ class Accumulator:
         self.second.add(part, squares, whole[:1], whole)
         self.first.add(part, weighted, whole[:1], whole)
         groups = run.labels[run.starts]
-        if self.spread is not None:
+        if self.spread is not None and self._columns is not None:
             lengths = np.diff(np.append(run.starts, len(run.labels)))
             values -= np.repeat(self._columns[part][:, groups], lengths, axis=1)
             values *= values

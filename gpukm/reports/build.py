@@ -27,24 +27,24 @@ _STOPS = {reason.name.lower(): reason.value for reason in StopReason}
 def build(snapshot: Any) -> Report:
     """Build a report; see :meth:`gpukm.reports.data.Report.from_snapshot`."""
     tensors, result, data = snapshot.tensors, snapshot.result, snapshot.data
-    centroids = np.asarray(snapshot.centroids, dtype=np.float64)
-    k, d = centroids.shape
+    k, d = snapshot.centroids.shape
     names, back = _units(snapshot, d)
     counts, weights = np.asarray(tensors["counts"]), np.asarray(tensors["weights"])
     mean, variance = np.asarray(tensors["mean"]), np.asarray(tensors["variance"])
     total = float(weights.sum()) or 1.0
     deviation = np.sqrt(variance)
-    z = np.divide(centroids - mean, deviation, out=np.zeros_like(centroids), where=deviation > 0)
-    between = (weights[:, None] * (centroids - mean) ** 2).sum(axis=0) / total
+    between = _between(snapshot.centroids, weights, mean) / total
     explained = np.clip(np.divide(between, variance, out=np.zeros(d), where=variance > 0), 0, 1)
-    columns = centroids, mean, np.asarray(tensors["minimum"]), np.asarray(tensors["maximum"])
-    values, (overall, minimum, maximum), restored = _restore(back, columns)
-
     order = np.lexsort((np.arange(k), -counts))
     shown = order[:MAX_CLUSTERS]
+    # All that is shown from here on is of these clusters, in this order.
+    centroids = np.asarray(snapshot.centroids[shown], dtype=np.float64)
+    z = np.divide(centroids - mean, deviation, out=np.zeros_like(centroids), where=deviation > 0)
+    columns = centroids, mean, np.asarray(tensors["minimum"]), np.asarray(tensors["maximum"])
+    values, (overall, minimum, maximum), restored = _restore(back, columns)
     notable = np.lexsort((np.arange(d), -explained))
     inertia = np.asarray(tensors["inertia"])
-    nearest, distance = _nearest(centroids, shown)
+    nearest, distance = _nearest(snapshot.centroids, shown)
     rows = int(counts.sum()) or 1
     clusters = tuple(
         Cluster(
@@ -58,11 +58,11 @@ def build(snapshot: Any) -> Report:
             radii=tuple(np.asarray(tensors["radius_quantiles"][j]).tolist()),
             neighbour=None if nearest is None else int(nearest[i]),
             neighbour_distance=None if distance is None else float(distance[i]),
-            traits=_traits(names, z[j], values[j], overall) if counts[j] else (),
+            traits=_traits(names, z[i], values[i], overall) if counts[j] else (),
         )
         for i, j in enumerate(shown.tolist())
     )
-    heat_rows = np.sort(shown[:HEAT_CLUSTERS]) if k <= HEAT_CLUSTERS else shown[:HEAT_CLUSTERS]
+    heat_rows = np.argsort(shown) if k <= HEAT_CLUSTERS else np.arange(HEAT_CLUSTERS)
     heat_columns = np.arange(d) if d <= HEAT_FEATURES else notable[:HEAT_FEATURES]
     report = Report(
         model=str(snapshot.model),
@@ -99,7 +99,7 @@ def build(snapshot: Any) -> Report:
             for f in notable[:MAX_FEATURES].tolist()
         ),
         heat_map=HeatMap(
-            clusters=tuple(heat_rows.tolist()),
+            clusters=tuple(shown[heat_rows].tolist()),
             features=tuple(names[f] for f in heat_columns.tolist()),
             z=_rows(z[np.ix_(heat_rows, heat_columns)]),
             values=_rows(values[np.ix_(heat_rows, heat_columns)]),
@@ -127,6 +127,16 @@ def _units(snapshot: Any, n_features: int) -> tuple[list[str], Callable[[np.ndar
         return names, None
     # Principal components are mixtures: going back gives other columns, and they have no unit of their own.
     return given, fitted.inverse if given == [str(name) for name in fitted.input_names] else None
+
+
+def _between(centroids: np.ndarray, weights: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Sum of squared differences between centroids and the overall mean, per feature."""
+    total = np.zeros(len(mean))
+    step = max(1, (1 << 22) // len(mean))
+    for start in range(0, len(centroids), step):
+        part = centroids[start : start + step].astype(np.float64) - mean
+        total += (weights[start : start + step, None] * part**2).sum(axis=0)
+    return total
 
 
 def _restore(
@@ -158,6 +168,7 @@ def _nearest(centroids: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray | Non
     k, d = centroids.shape
     if k < 2 or len(shown) * k * d > _SEPARATION_WORK:
         return None, None
+    centroids = np.asarray(centroids, dtype=np.float64)
     centred = centroids - centroids.mean(axis=0)
     norms = np.einsum("kd,kd->k", centred, centred)
     nearest = np.empty(len(shown), np.int64)
