@@ -10,12 +10,12 @@ import numpy as np
 from gpukm.errors import DataError
 from gpukm.sources.base import Batch, Source
 
-_SMALL = (np.float16, np.float32, np.int8, np.int16, np.uint8, np.bool_)
+_SMALL = (np.float16, np.float32, np.int8, np.int16, np.bool_)
 
 
 def working_dtype(dtype: Any) -> np.dtype:
-    """float32 for numbers that it holds exactly and that have 32 bits or less, else float64."""
-    return np.dtype(np.float32 if np.dtype(dtype) in _SMALL else np.float64)
+    """float32 for floats of 32 bits or less, integers of 16 bits or less and booleans; else float64."""
+    return np.dtype(np.float32 if np.dtype(dtype).newbyteorder("=") in _SMALL else np.float64)
 
 
 class ArraySource(Source):
@@ -36,6 +36,8 @@ class ArraySource(Source):
     """
 
     def __init__(self, x: Any, weight: Any = None, names: Sequence[str] | None = None) -> None:
+        if np.ma.is_masked(x):
+            raise DataError("the data is a masked array; fill it, with NaN where values should count as missing")
         x = np.asarray(x)
         if x.ndim != 2:
             raise DataError(f"the data has shape {x.shape}, expected a matrix (rows, features); reshape it")
@@ -43,8 +45,11 @@ class ArraySource(Source):
             raise DataError(f"the data has dtype {x.dtype}, expected numbers; convert it first")
         if x.shape[1] == 0:
             raise DataError(f"the data has shape {x.shape}, expected at least one feature")
+        if names is not None and len(names) != x.shape[1]:
+            raise DataError(f"there are {len(names)} names for {x.shape[1]} features; expected one for each")
         self.stored_dtype = x.dtype
-        self.x = np.ascontiguousarray(x, dtype=working_dtype(x.dtype))
+        with np.errstate(over="ignore"):  # a long double may become infinite, which is reported as such
+            self.x = np.ascontiguousarray(x, dtype=working_dtype(x.dtype))
         self.dtype, self.n_features = self.x.dtype, x.shape[1]
         self.names = tuple(names) if names is not None else None
         self.n_rows: int = len(x)
@@ -74,8 +79,12 @@ def check_weights(weight: Any, n: int) -> np.ndarray:
         raise DataError(f"sample_weight has shape {weight.shape}, expected ({n},)")
     bad = np.flatnonzero(~np.isfinite(weight))
     if len(bad):
-        raise DataError(f"sample_weight has {len(bad)} values that are not finite, the first in row {bad[0]}")
+        raise DataError(
+            f"sample_weight has {len(bad)} values that are not finite, the first in row {bad[0]}; replace them"
+        )
     bad = np.flatnonzero(weight < 0)
     if len(bad):
-        raise DataError(f"sample_weight has {len(bad)} negative values, the first in row {bad[0]}; expected numbers >= 0")
+        raise DataError(
+            f"sample_weight has {len(bad)} negative values, the first in row {bad[0]}; expected numbers from 0"
+        )
     return weight

@@ -8,70 +8,105 @@ from typing import TYPE_CHECKING, Any
 
 from gpukm.errors import DataError
 from gpukm.sources.location import Files, shown
-from gpukm.sources.table import Table, cut, numbered
+from gpukm.sources.table import Table, arrow_file, check_columns, conform, cut, joined, numbered
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".arrow", ".feather", ".ipc", ".arrows")
+# A file of larger batches than this is mapped, so that a batch need not be in memory to be cut. Others are read: the
+# pages of a map count as memory used for as long as the system likes.
+_LARGEST_BATCH_BYTES = 1 << 26
 
 
 class ArrowTable(Table):
     """Arrow IPC files as one table, in the sorted order of their paths.
+
+    A compressed record batch is decoded whole, so memory is bounded by the batches that were written.
 
     Parameters
     ----------
     location : str
         A file, folder, glob or URL.
     storage_options : mapping or None
+
+    Raises
+    ------
+    DataError
+        Nothing is there, a file is not readable, or the files' columns differ.
     """
 
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.files = Files(location, SUFFIXES, storage_options)
         self.location = shown(location)
         schema: pa.Schema | None = None
+        counts: list[int | None] = []
         for path in self.files.paths:
             with self._reader(path) as reader:
                 found = reader.schema.remove_metadata()
-            if schema is not None and not found.equals(schema):
-                raise DataError(f"{self.location}: the columns of {path} differ from those of {self.files.paths[0]}")
-            schema = found
-        if schema is None:
-            raise DataError(f"{self.location} holds no Arrow file")
+                counts.append(_count(reader))
+            schema = found if schema is None else joined(schema, found, self.files.paths[0], path)
+        assert schema is not None  # there is at least one file
         self.schema = schema
-        # Neither kind of file tells its rows without reading every batch's header.
-        self.n_rows: int | None = None
+        self._counts = counts
+        #: A stream does not tell its rows, a file does.
+        self.n_rows: int | None = None if None in counts else sum(n for n in counts if n is not None)
+        if self.n_rows == 0:
+            raise DataError(f"{self.location} has no rows; expected at least one")
 
     def record_batches(
         self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Record batches as they were written, cut to size."""
-        yield from cut(numbered(self._all(list(columns)), 0), rows, start, stop)
+        check_columns(self.schema, columns, self.location)
+        yield from cut(self._numbered(list(columns), start), rows, start, stop)
 
-    def _all(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Every batch of every file."""
-        for path in self.files.paths:
-            with self._reader(path) as reader:
-                if hasattr(reader, "num_record_batches"):
-                    for i in range(reader.num_record_batches):
-                        yield reader.get_batch(i).select(columns)
-                else:
-                    for batch in reader:
-                        yield batch.select(columns)
-
-    @contextmanager
-    def _reader(self, path: str) -> Iterator[Any]:
-        """A reader of either kind; what goes wrong becomes a DataError."""
+    def _numbered(self, columns: list[str], start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Every batch of every file with the number of its first row; files before ``start`` are passed over."""
         import pyarrow as pa
 
-        try:
-            with self.files.open(path) as handle:
-                magic = handle.read(6)
-                handle.seek(0)
-                is_file = magic == b"ARROW1"
-                with pa.ipc.open_file(handle) if is_file else pa.ipc.open_stream(handle) as reader:
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        first = 0
+        for path, count in zip(self.files.paths, self._counts, strict=True):
+            if count is not None and first + count <= start:
+                first += count
+                continue
+            with self._reader(path, columns) as reader:
+                for number, batch in numbered(_batches(reader), first):
+                    first = number + batch.num_rows
+                    arrays = [conform(batch.column(field.name), field.type) for field in schema]
+                    yield number, pa.record_batch(arrays, schema=schema)
+
+    @contextmanager
+    def _reader(self, path: str, columns: list[str] | None = None) -> Iterator[Any]:
+        """A reader of either kind that decodes the named columns, or all."""
+        import pyarrow as pa
+
+        with arrow_file(self.files, path, "Arrow") as handle:
+            is_file = handle.read(6) == b"ARROW1"
+            handle.seek(0)
+            open_ = pa.ipc.open_file if is_file else pa.ipc.open_stream
+            with open_(handle) as reader:
+                names = reader.schema.names
+                n_batches = reader.num_record_batches if is_file else 1
+            handle.seek(0)
+            wanted = None if columns is None else sorted(names.index(name) for name in columns)
+            options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+            if is_file and self.files.local and handle.size() > _LARGEST_BATCH_BYTES * max(1, n_batches):
+                with pa.memory_map(path) as mapped, pa.ipc.open_file(mapped, options=options) as reader:
                     yield reader
-        except (pa.ArrowInvalid, pa.ArrowIOError, OSError) as error:
-            raise DataError(
-                f"{shown(path)} is not a readable Arrow file: {str(error).splitlines()[0].rstrip('.')}; is it complete?"
-            ) from None
+            else:
+                with open_(handle, options=options) as reader:
+                    yield reader
+
+
+def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    """The batches of a file's or a stream's reader, in order."""
+    if hasattr(reader, "num_record_batches"):
+        return (reader.get_batch(i) for i in range(reader.num_record_batches))
+    return iter(reader)
+
+
+def _count(reader: Any) -> int | None:
+    """Rows of a file; None for a stream, and where this version of pyarrow cannot count without reading."""
+    return int(reader.count_rows()) if hasattr(reader, "count_rows") else None

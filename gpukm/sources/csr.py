@@ -18,13 +18,23 @@ class CsrSource(Source):
     Parameters
     ----------
     matrix : scipy.sparse CSR of shape (n, n_features)
+        Never changed; entries that are there twice are summed, as SciPy does.
     weight : array of shape (n,) or None
+
+    Raises
+    ------
+    DataError
+        Another format, not numbers, or weights that cannot be used.
     """
 
     def __init__(self, matrix: Any, weight: Any = None) -> None:
         if getattr(matrix, "format", None) != "csr":
             raise DataError(f"the matrix is {type(matrix).__name__}, expected CSR; convert it with .tocsr()")
-        self.matrix = matrix
+        if matrix.dtype.kind not in "fiub":
+            raise DataError(f"the matrix has dtype {matrix.dtype}, expected numbers; convert it first")
+        if matrix.ndim != 2 or matrix.shape[1] == 0:
+            raise DataError(f"the matrix has shape {matrix.shape}, expected (rows, features) with at least one feature")
+        self.matrix, self.stored_dtype = matrix, matrix.dtype
         self.dtype = working_dtype(matrix.dtype)
         self.n_rows, self.n_features = matrix.shape
         self.names = None

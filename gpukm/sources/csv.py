@@ -1,72 +1,173 @@
-"""CSV with a header line: types are taken from the first block and must hold for the rest."""
+"""CSV with a header line, plain or compressed: types are settled once, from the beginning of the data."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gpukm.errors import DataError
 from gpukm.sources.location import Files, shown
-from gpukm.sources.table import Table, cut, numbered
+from gpukm.sources.table import Table, arrow_file, check_columns, cut, numbered
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".csv", ".tsv")
+_COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv") for packed in ("", *_COMPRESSED))
 _BLOCK_BYTES = 1 << 22
+#: As much of the data is looked through to settle the types.
+_SETTLE_BYTES = 1 << 28
 
 
 class CsvTable(Table):
     """CSV (or tab-separated) files as one table, in the sorted order of their paths.
 
-    Integers are read as float64, so that a column whose first block happens to hold whole numbers has one type
-    throughout; empty fields are missing values.
+    A column has one type throughout: the narrowest of whole numbers, numbers, booleans, times and text that holds all
+    its values in the first 256 MB. What does not fit it later is an error that names the column. Empty fields are
+    missing values; a column of nothing else counts as numbers.
 
     Parameters
     ----------
     location : str
         A file, folder, glob or URL.
     storage_options : mapping or None
+
+    Raises
+    ------
+    DataError
+        Nothing is there, there is no header line, or lines differ in their number of fields.
     """
 
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        import pyarrow as pa
-
         self.files = Files(location, SUFFIXES, storage_options)
         self.location = shown(location)
-        with self._reader(self.files.paths[0], None) as reader:
-            found = reader.schema
-        wide = {f.name: pa.float64() for f in found if pa.types.is_integer(f.type) or pa.types.is_null(f.type)}
-        self.schema = pa.schema([pa.field(f.name, wide.get(f.name, f.type)) for f in found])
         self.n_rows: int | None = None
+        with self._reader(self.files.paths[0], {}) as reader:
+            names = reader.schema.names
+        if all(_is_number(name) for name in names):
+            raise DataError(
+                f"{self.location} has no header line: its first line is {', '.join(names[:4])}; "
+                "put the names of the columns there"
+            )
+        self.schema = self._settle()
+        if self.n_rows == 0:
+            raise DataError(f"{self.location} has a header line and no rows; expected at least one")
 
     def record_batches(
         self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Read from the top; a CSV file has no other entrance."""
+        check_columns(self.schema, columns, self.location)
         yield from cut(numbered(self._all(list(columns)), 0), rows, start, stop)
 
     def _all(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Every block of every file."""
+        types = {name: self.schema.field(name).type for name in columns}
         for path in self.files.paths:
-            with self._reader(path, columns) as reader:
+            with self._reader(path, types, columns) as reader:
                 yield from reader
 
+    def _settle(self) -> pa.Schema:
+        """Types that hold all values of the first blocks; the number of rows too, if that is all there is."""
+        import pyarrow as pa
+
+        types: dict[str, pa.DataType] = {}
+        while True:
+            seen = n_rows = 0
+            fields: list[pa.Field] = []
+            try:
+                for path in self.files.paths:
+                    with self._reader(path, types) as reader:
+                        fields = fields or list(reader.schema)
+                        for batch in reader:
+                            seen, n_rows = seen + batch.nbytes, n_rows + batch.num_rows
+                            if seen >= _SETTLE_BYTES:
+                                break
+                    if seen >= _SETTLE_BYTES:
+                        break
+                    # The next files' first blocks must not settle types of their own.
+                    types = {field.name: _wide(field.type) for field in fields} | types
+                else:
+                    self.n_rows = n_rows
+                return pa.schema([pa.field(f.name, types.get(f.name, _wide(f.type))) for f in fields])
+            except _DoesNotFit as error:
+                field = next((f for f in fields if f.name == error.column), None)
+                if field is None:
+                    raise DataError(str(error)) from None
+                types[field.name] = _wider(types.get(field.name, field.type))
+                if types[field.name] is None:
+                    raise DataError(str(error)) from None
+
     @contextmanager
-    def _reader(self, path: str, columns: list[str] | None) -> Iterator[Any]:
-        """A streaming reader; what goes wrong becomes a DataError."""
+    def _reader(self, path: str, types: Mapping[str, Any], columns: list[str] | None = None) -> Iterator[Any]:
+        """A streaming reader of the named columns, or all; what goes wrong becomes a DataError."""
         import pyarrow as pa
         import pyarrow.csv as csv
 
-        types = None if columns is None else {name: self.schema.field(name).type for name in columns}
-        # An empty text and a missing one are different things only where a column is text.
-        convert = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=True)
-        parse = csv.ParseOptions(delimiter="\t" if path.lower().endswith(".tsv") else ",")
+        stem, packed = path.lower(), None
+        for ending, name in _COMPRESSED.items():
+            if stem.endswith(ending):
+                stem, packed = stem.removesuffix(ending), name
+        convert = csv.ConvertOptions(column_types=dict(types), include_columns=columns, strings_can_be_null=True)
+        parse = csv.ParseOptions(delimiter="\t" if stem.endswith(".tsv") else ",", newlines_in_values=True)
+        read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
         try:
-            with self.files.open(path) as handle:
-                read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
-                with csv.open_csv(handle, read_options=read, parse_options=parse, convert_options=convert) as reader:
+            with arrow_file(self.files, path, "CSV") as handle:
+                source = pa.CompressedInputStream(handle, packed) if packed else handle
+                with csv.open_csv(source, read_options=read, parse_options=parse, convert_options=convert) as reader:
                     yield reader
-        except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-            raise DataError(f"{shown(path)} cannot be read as CSV: {str(error).splitlines()[0]}") from None
+        except DataError as error:
+            found = re.search(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.*)", str(error))
+            if found is None:
+                raise
+            raise self._not_fitting(path, columns, found) from None
+
+    def _not_fitting(self, path: str, columns: list[str] | None, found: re.Match[str]) -> _DoesNotFit:
+        """The error for a value that its column's type does not hold."""
+        with self._reader(path, {}) as reader:
+            names = reader.schema.names
+        number = int(found[1])
+        column = names[number] if number < len(names) else f"number {number}"
+        line = f", line {found[2]}" if found[2] else ""
+        what = found[3].split("; is it")[0]
+        settled = "" if columns is None else f" ({_SETTLE_BYTES >> 20} MB at the beginning settled the type)"
+        return _DoesNotFit(
+            f"{shown(path)}: column {column!r}{line} is not {what}{settled}; correct the value, or store the data as "
+            "Parquet",
+            column,
+        )
+
+
+class _DoesNotFit(DataError):
+    """A value that its column's type does not hold."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def _wide(type_: pa.DataType) -> pa.DataType:
+    """The type of a column, numbers where all values are missing."""
+    import pyarrow as pa
+
+    return pa.float64() if pa.types.is_null(type_) else type_
+
+
+def _wider(type_: pa.DataType) -> pa.DataType | None:
+    """The next type that holds more; None after text."""
+    import pyarrow as pa
+
+    if pa.types.is_string(type_):
+        return None
+    return pa.float64() if pa.types.is_integer(type_) or pa.types.is_null(type_) else pa.string()
+
+
+def _is_number(text: str) -> bool:
+    """Whether a name would be a value."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

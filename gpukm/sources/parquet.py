@@ -9,18 +9,25 @@ from urllib.parse import unquote
 
 from gpukm.errors import DataError
 from gpukm.sources.location import Files, shown
-from gpukm.sources.table import Table, cut, numbered
+from gpukm.sources.table import Table, arrow_file, check_columns, conform, cut, joined, numbered
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Column chunks are read through a buffer of this size, and not whole: a row group may be larger than memory.
-_BUFFER_BYTES = 1 << 20
+SUFFIXES = (".parquet", ".pq")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+# A row group may be larger than memory, so its column chunks are read through a buffer each and not whole. All buffers
+# together stay within one budget; a request to an object store is dear, so there the buffers are larger.
+_BUFFERS_BYTES = 1 << 26
+_SMALLEST_BUFFER_BYTES = 1 << 16
+_LOCAL_BUFFER_BYTES = 1 << 20
+_REMOTE_BUFFER_BYTES = 1 << 23
 
 
 class ParquetTable(Table):
     """Parquet files as one table, in the sorted order of their paths.
+
+    Memory is bounded by the batch and a buffer and page a column, however large the row groups are.
 
     Parameters
     ----------
@@ -37,28 +44,27 @@ class ParquetTable(Table):
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
         import pyarrow as pa
 
-        self.files = Files(location, (".parquet", ".pq"), storage_options)
+        self.files = Files(location, SUFFIXES, storage_options)
         self.location = shown(location)
         self._rows: list[int] = []
         self._partitions = [_partition(path[len(self.files.root) :]) for path in self.files.paths]
-        keys = list(self._partitions[0])
+        first, keys = self.files.paths[0], list(self._partitions[0])
         own: pa.Schema | None = None
         for path, partition in zip(self.files.paths, self._partitions, strict=True):
-            with self._file(path) as file:
-                schema = file.schema_arrow.remove_metadata()
-                self._rows.append(file.metadata.num_rows)
-            if own is None:
-                own = schema
-            elif not schema.equals(own):
-                raise DataError(f"{self.location}: {_differs(own, schema, self.files.paths[0], path)}")
+            with self._file(path, 1) as file:
+                schema, n = file.schema_arrow.remove_metadata(), file.metadata.num_rows
+            own = schema if own is None else joined(own, schema, first, path)
+            self._rows.append(n)
             if list(partition) != keys:
-                raise DataError(f"{self.location}: {path} is partitioned by {list(partition)}, others by {keys}")
-        if own is None:
-            raise DataError(f"{self.location} holds no Parquet file")
+                raise DataError(
+                    f"{self.location}: {shown(path)} is partitioned by {', '.join(partition) or 'nothing'}, "
+                    f"{shown(first)} by {', '.join(keys) or 'nothing'}; all files need the same partitions"
+                )
+        assert own is not None  # there is at least one file
         self._own = own
         both = [key for key in keys if key in own.names]
         if both:
-            raise DataError(f"{self.location} has column {both[0]!r} in its files and as a folder; rename one")
+            raise DataError(f"{self.location} has column {both[0]!r} in its files and as a folder; rename one of them")
         types = {key: _partition_type([p[key] for p in self._partitions]) for key in keys}
         self.schema = pa.schema([*own, *(pa.field(key, type_) for key, type_ in types.items())])
         self.n_rows: int = sum(self._rows)
@@ -69,67 +75,75 @@ class ParquetTable(Table):
         self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Read row groups piecewise, starting at the one that holds row ``start``."""
+        check_columns(self.schema, columns, self.location)
         end = self.n_rows if stop is None else min(stop, self.n_rows)
-        first = 0
+        wanted, first = list(columns), 0
         for path, n, partition in zip(self.files.paths, self._rows, self._partitions, strict=True):
             if first < end and first + n > start:
-                yield from self._of_file(path, first, partition, list(columns), rows, start, end)
+                yield from self._of_file(path, first, n, partition, wanted, rows, start, end)
             first += n
 
     def _of_file(
-        self, path: str, first: int, partition: Mapping[str, str], columns: list[str], rows: int, start: int, end: int
+        self,
+        path: str,
+        first: int,
+        n_rows: int,
+        partition: Mapping[str, str],
+        columns: list[str],
+        rows: int,
+        start: int,
+        end: int,
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches of one file."""
+        """Batches of one file, whose rows begin at number ``first``."""
         import pyarrow as pa
 
-        own = [name for name in columns if name in self._own.names]
-        with self._file(path) as file:
-            groups, begin = [], None
-            at = first
+        # If only partition columns are wanted, something has to tell the rows: the file's first column.
+        own = [name for name in columns if name not in partition] or self._own.names[:1]
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        with self._file(path, len(own)) as file:
+            if file.metadata.num_rows != n_rows:
+                raise DataError(
+                    f"{shown(path)} has {file.metadata.num_rows} rows now and had {n_rows} when it was opened; "
+                    "train on a copy that nobody writes to"
+                )
+            groups: list[int] = []
+            at = begin = first
             for group in range(file.metadata.num_row_groups):
                 n = file.metadata.row_group(group).num_rows
-                if at < end and at + n > start:
+                if at < end and at + n > start and n:
+                    begin = begin if groups else at
                     groups.append(group)
-                    begin = at if begin is None else begin
                 at += n
-            if begin is None:
-                return
-            if not own:
-                # Only partition columns are wanted, but something has to tell the rows: the file's first column.
-                own = self._own.names[:1]
-            batches = file.iter_batches(batch_size=rows, row_groups=groups, columns=own, use_threads=False)
-            for number, batch in cut(numbered(batches, begin), rows, start, end):
+            pieces = file.iter_batches(batch_size=rows, row_groups=groups, columns=own, use_threads=False)
+            for number, batch in cut(numbered(pieces, begin), rows, start, end):
                 arrays = [
-                    batch.column(name)
-                    if name in self._own.names
-                    else _constant(partition[name], self.schema.field(name).type, batch.num_rows)
-                    for name in columns
+                    _constant(partition[field.name], field.type, batch.num_rows)
+                    if field.name in partition
+                    else conform(batch.column(field.name), field.type)
+                    for field in schema
                 ]
-                yield number, pa.record_batch(arrays, schema=pa.schema([self.schema.field(name) for name in columns]))
+                yield number, pa.record_batch(arrays, schema=schema)
 
     @contextmanager
-    def _file(self, path: str) -> Iterator[Any]:
-        """An open Parquet file; what goes wrong with it becomes a DataError."""
-        import pyarrow as pa
+    def _file(self, path: str, n_columns: int) -> Iterator[Any]:
+        """An open Parquet file, to read some columns of."""
         import pyarrow.parquet as pq
 
-        try:
-            with self.files.open(path) as handle:
-                # A file that this process opens itself is read in buffered pieces; a mapped one would count as memory.
-                source = path if self.files.local else handle
-                with pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
-                    yield file
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowIOError, OSError) as error:
-            raise DataError(
-                f"{shown(path)} is not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}; "
-                "is it complete, and Parquet at all?"
-            ) from None
+        largest = _LOCAL_BUFFER_BYTES if self.files.local else _REMOTE_BUFFER_BYTES
+        buffer = max(_SMALLEST_BUFFER_BYTES, min(largest, _BUFFERS_BYTES // n_columns))
+        # Columns are read in turns, each from its own place: a cache that reads on from the last place is in the way.
+        options = {} if self.files.local else {"cache_type": "none"}
+        with (
+            arrow_file(self.files, path, "Parquet", **options) as handle,
+            pq.ParquetFile(handle, buffer_size=buffer, pre_buffer=False) as file,
+        ):
+            yield file
 
 
 def _partition(path: str) -> dict[str, str]:
     """``key=value`` folders of a path."""
     parts = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    return {key: unquote(value) for key, value in parts}
+    return {unquote(key): unquote(value) for key, value in parts}
 
 
 def _partition_type(values: list[str]) -> pa.DataType:
@@ -137,7 +151,8 @@ def _partition_type(values: list[str]) -> pa.DataType:
     import pyarrow as pa
 
     def integer(value: str) -> bool:
-        return value.removeprefix("-").isdecimal() and abs(int(value)) < 2**63
+        digits = value.removeprefix("-")
+        return digits.isascii() and digits.isdecimal() and abs(int(value)) < 2**63
 
     return pa.int64() if all(integer(v) or v == _HIVE_NULL for v in values) else pa.string()
 
@@ -149,16 +164,3 @@ def _constant(value: str, type_: pa.DataType, n: int) -> pa.Array:
     if value == _HIVE_NULL:
         return pa.nulls(n, type_)
     return pa.repeat(pa.scalar(int(value) if pa.types.is_integer(type_) else value, type_), n)
-
-
-def _differs(a: pa.Schema, b: pa.Schema, path_a: str, path_b: str) -> str:
-    """How the columns of two files differ."""
-    name_a, name_b = path_a.rpartition("/")[2], path_b.rpartition("/")[2]
-    for name in [*a.names, *b.names]:
-        if name not in b.names:
-            return f"{name_b} has no column {name!r}, {name_a} has"
-        if name not in a.names:
-            return f"{name_a} has no column {name!r}, {name_b} has"
-        if a.field(name).type != b.field(name).type:
-            return f"column {name!r} is {a.field(name).type} in {name_a} and {b.field(name).type} in {name_b}"
-    return f"the columns of {name_a} and {name_b} differ in their order"

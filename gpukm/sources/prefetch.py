@@ -14,14 +14,19 @@ from gpukm.sources.base import Batch, Source
 class Prefetch(Source):
     """Another source whose batches are read by a thread, a few ahead.
 
+    Batches that exist at once: the one in use, ``depth`` that wait, and the one being read.
+
     Parameters
     ----------
     source : Source
+        What it has in memory is handed through by :meth:`array` and :meth:`weights`.
     depth : int
-        Batches that may wait; each takes memory.
+        Batches that may wait, at least 1.
     """
 
     def __init__(self, source: Source, depth: int = 1) -> None:
+        if depth < 1:
+            raise ValueError(f"depth is {depth}, expected at least 1")
         self.source, self.depth = source, depth
         self.dtype, self.n_features = source.dtype, source.n_features
         self.names, self.n_rows = source.names, source.n_rows
@@ -43,18 +48,20 @@ class Prefetch(Source):
 
         def read() -> None:
             """Read until the end, an error, or the consumer's leaving."""
-            batches = self.source.batches(rows, start, stop)
             try:
-                for batch in batches:
-                    if not put(batch):
-                        break
+                batches = self.source.batches(rows, start, stop)
+                try:
+                    for batch in batches:
+                        if not put(batch):
+                            return
+                        del batch
+                finally:
+                    close = getattr(batches, "close", None)
+                    if close is not None:
+                        close()
                 put(None)
             except BaseException as error:  # raised again where the batches are used
                 put(error)
-            finally:
-                close = getattr(batches, "close", None)
-                if close is not None:
-                    close()
 
         thread = threading.Thread(target=read, name="gpukm-prefetch", daemon=True)
         thread.start()
@@ -66,12 +73,14 @@ class Prefetch(Source):
                 if isinstance(item, BaseException):
                     raise item
                 yield item
+                # Not kept while waiting for the next one.
+                del item
         finally:
             stopped.set()
             thread.join()
 
     def array(self) -> np.ndarray | None:
-        """What the source has in memory needs no reading ahead."""
+        """What the source has in memory; it needs no reading ahead."""
         return self.source.array()
 
     def weights(self) -> np.ndarray | None:
