@@ -159,11 +159,9 @@ def _pack(result: FitResult) -> dict[str, Any]:
 
 def _unpack(state: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> FitResult:
     """Undo :func:`_pack`."""
-    arrays = {name: tensors[f"best/{name}"] for name in _BEST_ARRAYS}
-    numbers = {name: state[name] for name in _BEST_NUMBERS}
-    return FitResult(
-        labels=None, stop=StopReason[state["stop"]], history=_records(state["history"]), **arrays, **numbers
-    )
+    parts: dict[str, Any] = {name: tensors[f"best/{name}"] for name in _BEST_ARRAYS}
+    parts |= {name: state[name] for name in _BEST_NUMBERS}
+    return FitResult(labels=None, stop=StopReason[state["stop"]], history=_records(state["history"]), **parts)
 
 
 def _records(state: list[dict[str, Any]]) -> tuple[IterationRecord, ...]:
@@ -177,7 +175,7 @@ def _digest(text: bytes, tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(memoryview(array).cast("B"))
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -180,7 +180,7 @@ def flag(key: str) -> str:
 def _read_file(path: Path, required: bool) -> dict[str, Any]:
     """Read a settings file; an absent one is empty unless it was asked for."""
     try:
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             return tomllib.load(stream)
     except FileNotFoundError:
         if required:

@@ -14,6 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from gpukm.config import Settings
     from gpukm.preprocessing import Preprocessing
+    from gpukm.preprocessing.columns import Column
     from gpukm.sources.base import Source
     from gpukm.sources.table import Table
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _AUTO_ROWS = 1 << 20
 #: Labels, distances and what else a row held in memory has beside its features.
 _ROW_STATE_BYTES = 32
+#: Passes that fitting a step makes at most, beside the one that all share.
+_FITTING_PASSES = {"standardize": 1, "minmax": 1, "robust": 5, "pca": 2}
 _SHARE_OF_LIMIT = 0.7
 _LARGEST_BATCH_ROWS = 1 << 18
 
@@ -65,6 +68,8 @@ class TrainPlan:
         What it is expected to use.
     batch_rows : int
         Rows read at a time.
+    hold_rows : int
+        Rows that are held in memory if there are no more.
     passes : tuple of Passes
     flop_per_iteration : float or None
         Dense work of one pass over all rows and centroids, 2 N D K; bounds may save most of it.
@@ -81,6 +86,7 @@ class TrainPlan:
     memory_limit_bytes: int
     memory_bytes: int
     batch_rows: int
+    hold_rows: int
     passes: tuple[Passes, ...]
     flop_per_iteration: float | None
     notes: tuple[str, ...] = ()
@@ -95,7 +101,13 @@ class TrainPlan:
         return {**asdict(self), "file_passes": self.file_passes}
 
 
-def plan(raw: Source | Table, settings: Settings, preprocessing: Preprocessing, location: str) -> TrainPlan:
+def plan(
+    raw: Source | Table,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    location: str,
+    n_features: int | None = None,
+) -> TrainPlan:
     """Plan a training run.
 
     Parameters
@@ -106,12 +118,18 @@ def plan(raw: Source | Table, settings: Settings, preprocessing: Preprocessing, 
     preprocessing : Preprocessing
     location : str
         How the data is called.
+    n_features : int or None
+        Width of the prepared rows where it is known already.
     """
+    from gpukm.preprocessing.columns import read_dtype, resolve
     from gpukm.sources.memory import available_bytes, batch_rows
 
     n_rows, k = raw.n_rows, settings.n_clusters or 1
-    n_features, notes = _n_features(raw, preprocessing)
-    dtype = _dtype(raw, preprocessing)
+    columns = resolve(raw, preprocessing, settings.weight_column)
+    notes: list[str] = []
+    if n_features is None:
+        n_features, notes = _n_features(columns, preprocessing)
+    dtype = read_dtype(columns) if preprocessing.dtype == "auto" else np.dtype(preprocessing.dtype)
     limit = available_bytes() // 2 if settings.memory_limit is None else settings.memory_limit
     # A limit that the user sets is for the whole process, libraries included.
     used = _process_bytes()
@@ -120,13 +138,15 @@ def plan(raw: Source | Table, settings: Settings, preprocessing: Preprocessing, 
     row_bytes = width * dtype.itemsize
     centroid_bytes = k * width * (4 * dtype.itemsize + 64)
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
-    held_bytes = None if data_bytes is None or n_rows is None else data_bytes + n_rows * _ROW_STATE_BYTES
-    resident = held_bytes is not None and held_bytes + centroid_bytes <= _SHARE_OF_LIMIT * free
+    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes) // (row_bytes + _ROW_STATE_BYTES)
+    if n_rows is None:
+        hold_rows //= 3  # a matrix that grows is copied into one of twice the size
+    resident = data_bytes is not None and n_rows is not None and n_rows <= hold_rows
     batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes))
     if n_rows is None:
-        notes.append("the number of rows is known only after a pass; the data is streamed")
-    kept = (held_bytes or 0) if resident else 0
-    memory = used + kept + centroid_bytes + _batch_bytes(batch, row_bytes)
+        notes.append("the number of rows is known only after a pass; the plan is for rows that are streamed")
+    kept_bytes = n_rows * (row_bytes + _ROW_STATE_BYTES) if resident and n_rows is not None else 0
+    memory = used + kept_bytes + centroid_bytes + _batch_bytes(batch, row_bytes)
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
     return TrainPlan(
@@ -140,6 +160,7 @@ def plan(raw: Source | Table, settings: Settings, preprocessing: Preprocessing, 
         memory_limit_bytes=limit,
         memory_bytes=memory,
         batch_rows=batch,
+        hold_rows=hold_rows if n_features is not None else 0,
         passes=_passes(settings, preprocessing, n_rows, k, resident),
         flop_per_iteration=None if n_rows is None or n_features is None else 2.0 * n_rows * n_features * k,
         notes=tuple(notes),
@@ -155,9 +176,9 @@ def _passes(
     # A step of seeding lowers distances, adds up potentials, finds rows, and weighs candidates.
     seeding = 5 if settings.init == "random" else 4 * 5 + 4 if parallel else 5 * (k - 1) + 3
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
-    fitting = len(preprocessing.steps) + (preprocessing.null_policy == "mean") + bool(preprocessing.one_hot)
+    fitting = sum(_FITTING_PASSES.get(step.kind, 0) for step in preprocessing.steps)
     found = (
-        Passes("fit preprocessing", 1 + fitting, True, "file"),
+        Passes("fit preprocessing", 1 + fitting, bool(fitting), "file"),
         Passes("read and fingerprint", 1, False, "file"),
         Passes("check and scan", 1, False, later),
         Passes("seed", starts * seeding, True, later),
@@ -168,32 +189,16 @@ def _passes(
     return tuple(p for p in found if p.count)
 
 
-def _n_features(raw: Source | Table, preprocessing: Preprocessing) -> tuple[int | None, list[str]]:
+def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tuple[int | None, list[str]]:
     """Width of the prepared rows, where metadata tells."""
-    components = [step.n_components for step in preprocessing.steps if hasattr(step, "n_components")]
-    if components:
-        return int(components[-1]), []
-    if preprocessing.one_hot:
-        return None, ["the number of features is known only once the categories of --one-hot columns are counted"]
-    from gpukm.sources.table import Table
+    from gpukm.preprocessing import PCA
 
-    if not isinstance(raw, Table):
-        return raw.n_features if preprocessing.columns is None else len(preprocessing.columns), []
-    fields = [raw.schema.field(name) for name in preprocessing.columns or ()]
-    return sum(getattr(f.type, "list_size", 1) for f in fields), []
-
-
-def _dtype(raw: Source | Table, preprocessing: Preprocessing) -> np.dtype:
-    """Type of the prepared numbers: float32 where every column has 32 bits or less of float or 16 of integer."""
-    if preprocessing.dtype != "auto":
-        return np.dtype(preprocessing.dtype)
-    from gpukm.sources.table import Table
-
-    if not isinstance(raw, Table):
-        return np.dtype(raw.dtype)
-    names = {"halffloat", "float", "int8", "int16", "bool", "float16", "float32"}
-    types = [raw.schema.field(name).type for name in preprocessing.columns or ()]
-    return np.dtype(np.float32 if all(str(getattr(t, "value_type", t)) in names for t in types) else np.float64)
+    pca = [step for step in preprocessing.steps if isinstance(step, PCA)]
+    if pca and pca[-1].columns is None:
+        return pca[-1].n_components, []
+    if preprocessing.one_hot or pca:
+        return None, ["the number of features is known only once the preprocessing is fitted"]
+    return sum(column.size for column in columns), []
 
 
 def _batch_bytes(rows: int, row_bytes: int) -> int:

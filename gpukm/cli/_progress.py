@@ -37,11 +37,21 @@ class _Counter(Progress):
         self.note = ""
         self.began = time.monotonic()
 
-    def advance(self, units: int, rows: int = 0, note: str = "") -> None:
+    def advance(self, units: int, note: str = "") -> None:
         """Count on."""
         self.done += units
+        self.note = note
+        self.show()
+
+    def seen(self, rows: int) -> None:
+        """Count rows."""
         self.rows += rows
-        self.note = note or self.note
+        if self.unit == "rows":
+            self.done += rows
+        self.show()
+
+    def show(self) -> None:
+        """Show what is counted."""
 
     def rate(self) -> str:
         """Rows a second, in words; empty before anything is known."""
@@ -77,9 +87,8 @@ class Lines(_Counter):
         self._last = time.monotonic()
         print(f"{name} ...", file=sys.stderr, flush=True)
 
-    def advance(self, units: int, rows: int = 0, note: str = "") -> None:
+    def show(self) -> None:
         """Say how far it is, not too often."""
-        super().advance(units, rows, note)
         if time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
@@ -103,9 +112,8 @@ class Bars(_Counter):
             self._display.remove_task(self._task)
         self._task = self._display.add_task(name, total=total, status="")
 
-    def advance(self, units: int, rows: int = 0, note: str = "") -> None:
+    def show(self) -> None:
         """Move the bar."""
-        super().advance(units, rows, note)
         total = f"/{_short(self.total)}" if self.total else ""
         parts = [f"{_short(self.done)}{total} {self.unit}", self.note, self.rate(), self.left()]
         status = " · ".join(part for part in parts if part)

@@ -71,6 +71,8 @@ def assign(
             done = run(found, source, to, settings, where=where or (), progress=progress, dry_run=dry_run)
         finally:
             progress.close()
+        for warning in done.warnings:
+            out.warn(warning)
         if done.n_rows == 0:
             out.warn("no row was labelled: the data, or what --where selects of it, is empty")
         if done.n_dropped:

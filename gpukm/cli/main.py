@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -66,7 +67,5 @@ def _install_sigterm() -> None:
     def stop(number: int, frame: object) -> None:
         raise Terminated
 
-    try:
+    with suppress(ValueError):
         signal.signal(signal.SIGTERM, stop)
-    except ValueError:
-        pass

@@ -50,8 +50,8 @@ Step = Annotated[
     typer.Option(
         "--step",
         metavar="STEP",
-        help="Preprocessing step, repeatable, in order: log1p, clip=LOW,HIGH, standardize, minmax, robust, l2, pca=N; "
-        "after a colon the columns, such as log1p:delay,distance.",
+        help="Preprocessing step, repeatable, in order: log1p, clip:lower=L,upper=U, standardize, minmax, robust, l2, "
+        "pca:n_components=N; columns may follow, such as log1p:delay,distance.",
     ),
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", metavar="TYPE", help="auto, float32 or float64 (default: auto).")]
@@ -152,9 +152,9 @@ def train(
 
 def _say_if_absent(out: Output, checkpoint: str) -> None:
     """A wrong path would start over silently."""
-    import os
+    from pathlib import Path
 
-    if not os.path.exists(checkpoint):
+    if not Path(checkpoint).exists():
         out.warn(f"there is no checkpoint {checkpoint} yet; starting from the beginning")
 
 

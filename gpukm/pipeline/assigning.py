@@ -13,7 +13,7 @@ import numpy as np
 from gpukm.core.quantiles import LEVELS, OUTLIER_LEVEL
 from gpukm.errors import ConfigError
 from gpukm.pipeline.files import atomic_file, check_writable
-from gpukm.pipeline.inputs import check_columns, open_input
+from gpukm.pipeline.inputs import open_input
 from gpukm.pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class AssignOutcome:
         Rows per cluster.
     columns : tuple of str
         Columns of the file.
+    warnings : tuple of str
+        What was doubtful in the data.
     """
 
     out: str
@@ -53,6 +55,7 @@ class AssignOutcome:
     n_outliers: int
     counts: tuple[int, ...]
     columns: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def assign(
@@ -105,8 +108,10 @@ def assign(
             counts += np.bincount(labels, minlength=len(counts))
             n_rows, n_outliers = n_rows + len(labels), n_outliers + int(outlier.sum())
             n_dropped += batch.n_rows - len(labels)
-            progress.advance(batch.n_rows, batch.n_rows)
-    return AssignOutcome(os.fspath(target), n_rows, n_dropped, n_outliers, tuple(counts.tolist()), columns)
+            progress.seen(batch.n_rows)
+    return AssignOutcome(
+        os.fspath(target), n_rows, n_dropped, n_outliers, tuple(counts.tolist()), columns, prepared.warnings
+    )
 
 
 def thresholds(snapshot: Snapshot) -> np.ndarray:
@@ -120,12 +125,13 @@ def _labelled(
     """Batches with labels and squared distances."""
     from gpukm.functional import assign_batches
     from gpukm.sources.memory import available_bytes, batch_rows
+    from gpukm.sources.prefetch import Prefetch
 
     limit = settings.memory_limit or available_bytes() // 2
     row_bytes = prepared.n_features * prepared.dtype.itemsize + 64
     rows = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(limit, row_bytes, snapshot.centroids.nbytes))
     yield from assign_batches(
-        prepared,
+        Prefetch(prepared),
         snapshot.centroids,
         metric=snapshot.metric,
         backend=settings.backend,
@@ -139,13 +145,13 @@ def _id_fields(raw: Source | Table, ids: Sequence[str]) -> list[pa.Field]:
     """Fields that identify a row in the output."""
     import pyarrow as pa
 
-    from gpukm.sources.table import Table
+    from gpukm.sources.table import Table, check_columns
 
     if not ids:
         return [pa.field("row", pa.int64())]
     if not isinstance(raw, Table):
         raise ConfigError("--id-column needs a table (Parquet, Arrow, CSV); leave it out to number the rows")
-    check_columns(raw.schema.names, ids, raw.location)
+    check_columns(raw.schema, ids, raw.location)
     return [raw.schema.field(name).remove_metadata() for name in ids]
 
 

@@ -7,6 +7,7 @@ import platform
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpukm.pipeline.progress import Progress, Watched
@@ -83,7 +84,7 @@ def provenance_of(
         except PackageNotFoundError:
             versions[name] = "unknown"
     return {
-        "source": source if "://" in source else os.path.abspath(source),
+        "source": source if "://" in source else str(Path(source).absolute()),
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "system": platform.platform(),

@@ -58,7 +58,7 @@ def fit_with_checkpoints(
         threads=settings.threads,
         batch_size=planned.batch_rows,
         keep_labels=False,
-        resume=start and Resume(start.centroids, start.history, start.init, start.best),
+        resume=Resume(start.centroids, start.history, start.init, start.best) if start else None,
     )
     current = -1
     try:
@@ -72,7 +72,9 @@ def fit_with_checkpoints(
                 current = step.init
                 name = f"start {current + 1} of {step.n_init}" if step.n_init > 1 else "iterating"
                 progress.stage(name, settings.max_iter, "iterations")
-            progress.advance(1, reading.n_samples, f"inertia {step.state.record.inertia:.6g}")
+            if reading.held is not None:  # rows that are streamed are seen as they are read
+                progress.seen(reading.n_rows)
+            progress.advance(1, f"inertia {step.state.record.inertia:.6g}")
             keeper.see(step)
     finally:
         keeper.save()

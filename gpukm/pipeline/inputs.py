@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from gpukm.errors import ConfigError, DataError, SnapshotNotFoundError
-from gpukm.pipeline.steps import parse_steps
+from gpukm.errors import ConfigError, SnapshotNotFoundError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from gpukm.config import Settings
     from gpukm.preprocessing import Preprocessing
     from gpukm.snapshots import Store
@@ -38,7 +34,26 @@ def open_input(location: str, where: Sequence[str] = ()) -> Source | Table:
 
 
 def preprocessing_of(raw: Source | Table, settings: Settings) -> Preprocessing:
-    """The preprocessing that the settings ask for, with the columns spelled out.
+    """The preprocessing that the settings ask for, on the columns they choose.
+
+    Raises
+    ------
+    DataError
+        A setting names a column that is not there.
+    """
+    from gpukm.preprocessing import Preprocessing, parse_step
+
+    return Preprocessing(
+        columns=feature_columns(raw, settings),
+        null_policy=settings.null_policy,
+        one_hot=settings.one_hot,
+        steps=tuple(parse_step(text) for text in settings.step),
+        dtype=settings.dtype,
+    )
+
+
+def feature_columns(raw: Source | Table, settings: Settings) -> tuple[str, ...] | None:
+    """Numeric columns to cluster; None takes every one there is.
 
     Raises
     ------
@@ -46,54 +61,14 @@ def preprocessing_of(raw: Source | Table, settings: Settings) -> Preprocessing:
         A setting names a column that is not there.
     """
     from gpukm.preprocessing import Preprocessing
+    from gpukm.preprocessing.columns import check_there, resolve, types_of
 
-    return Preprocessing(
-        columns=feature_columns(raw, settings),
-        null_policy=settings.null_policy,
-        one_hot=settings.one_hot,
-        steps=parse_steps(settings.step),
-        dtype=settings.dtype,
-    )
-
-
-def feature_columns(raw: Source | Table, settings: Settings) -> tuple[str, ...] | None:
-    """Columns to cluster; None takes all columns of a matrix."""
-    from gpukm.sources.table import Table
-
-    others = (*settings.exclude, *settings.id_column, *settings.one_hot)
-    if settings.weight_column is not None:
-        others = (*others, settings.weight_column)
-    if not isinstance(raw, Table):
-        names = raw.names or tuple(f"f{i}" for i in range(raw.n_features))
-        if not settings.columns and not others:
-            return None
-        check_columns(names, (*settings.columns, *others), "the data")
-        return settings.columns or tuple(name for name in names if name not in others)
-    check_columns(raw.schema.names, (*settings.columns, *others), raw.location)
-    if settings.columns:
-        return settings.columns
-    found = tuple(f.name for f in raw.schema if f.name not in others and is_numeric(f.type))
-    if not found and not settings.one_hot:
-        raise DataError(f"{raw.location} has no numeric column to cluster; its columns are {_some(raw.schema.names)}")
-    return found
-
-
-def check_columns(there: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Raise DataError for the first wanted column that is not there, with the closest name."""
-    for name in wanted:
-        if name not in there:
-            close = difflib.get_close_matches(name, there, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"its columns are {_some(there)}"
-            raise DataError(f"{where} has no column {name!r}; {hint}")
-
-
-def is_numeric(type_: pa.DataType) -> bool:
-    """Whether a column of this type can be clustered: numbers, booleans, and vectors of numbers of one length."""
-    import pyarrow.types as types
-
-    if types.is_fixed_size_list(type_):
-        type_ = type_.value_type
-    return bool(types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_))
+    out = (*settings.exclude, *settings.id_column)
+    check_there([*settings.columns, *out], types_of(raw), raw)
+    if settings.columns or not out:
+        return settings.columns or None
+    every = resolve(raw, Preprocessing(one_hot=settings.one_hot), settings.weight_column)
+    return tuple(column.name for column in every if column.role != "category" and column.name not in out)
 
 
 def model_name(location: str) -> str:
@@ -105,17 +80,12 @@ def model_name(location: str) -> str:
     'New-York-flights'
     """
     path = location.split("::")[0].split("?")[0].rstrip("/")
-    parts = [part for part in PurePosixPath(path.replace("\\\\", "/")).parts if not set(part) & set("*?[")]
+    parts = [part for part in PurePosixPath(path).parts if not set(part) & set("*?[")]
     stem = re.sub(r"(\.(parquet|pq|csv|arrow|feather|ipc|npy|tsv|gz|zst))+$", "", parts[-1] if parts else "")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100].strip("-._")
     if not name:
         raise ConfigError(f"no model name can be made of {location!r}; give one with --model NAME")
     return name
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def the_model(store: Store, model: str | None, source: str | None) -> str:
@@ -128,6 +98,8 @@ def the_model(store: Store, model: str | None, source: str | None) -> str:
     """
     if model is not None:
         return model
+    from gpukm.preprocessing.columns import some
+
     models = store.models()
     if source is not None:
         with suppress(ConfigError):
@@ -137,4 +109,4 @@ def the_model(store: Store, model: str | None, source: str | None) -> str:
         return models[0]
     if not models:
         raise SnapshotNotFoundError(f"{store.location} holds no snapshots yet; gpukm train makes one")
-    raise ConfigError(f"{store.location} holds several models ({_some(models)}); name one of them")
+    raise ConfigError(f"{store.location} holds several models ({some(models)}); name one of them")

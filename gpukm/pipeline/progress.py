@@ -13,8 +13,11 @@ class Progress:
     def stage(self, name: str, total: int | None = None, unit: str = "rows") -> None:
         """Begin a stage of ``total`` units (None: unknown); the stage before it is over."""
 
-    def advance(self, units: int, rows: int = 0, note: str = "") -> None:
-        """Units done since the last call, rows looked at in them, and a word on how it goes."""
+    def advance(self, units: int, note: str = "") -> None:
+        """Units done since the last call, and a word on how it goes; not for stages in rows."""
+
+    def seen(self, rows: int) -> None:
+        """Rows looked at since the last call; they are the units of a stage in rows."""
 
     def close(self) -> None:
         """No more stages."""
@@ -32,4 +35,4 @@ class Watched(Source):
         """As of the source, each batch reported once it has been used."""
         for batch in self._source.batches(rows, start, stop):
             yield batch
-            self._progress.advance(batch.n_rows, batch.n_rows)
+            self._progress.seen(batch.n_rows)

@@ -47,21 +47,22 @@ class Reading:
         }
 
 
-def read(source: Source, batch_rows: int, keep: bool, progress: Progress) -> Reading:
+def read(source: Source, batch_rows: int, hold_rows: int, progress: Progress) -> Reading:
     """Read every row once.
 
     Parameters
     ----------
     source : Source
     batch_rows : int
-    keep : bool
-        Hold the rows in memory.
+    hold_rows : int
+        Hold the rows in memory unless there are more.
     progress : Progress
     """
     from gpukm.sources.fingerprint import RowDigest
 
     rows_digest, weight_digest = RowDigest(), RowDigest()
-    store = _Growing(source.n_features, source.dtype, source.n_rows) if keep else None
+    hold = hold_rows > 0 if source.n_rows is None else source.n_rows <= hold_rows
+    store = _Growing(source.n_features, source.dtype, source.n_rows) if hold else None
     places: list[tuple[int, int, np.ndarray | None]] = []
     weights: list[np.ndarray] = []
     n_rows = n_samples = total = 0
@@ -74,12 +75,14 @@ def read(source: Source, batch_rows: int, keep: bool, progress: Progress) -> Rea
         if batch.weight is not None:
             weighted = True
             weight_digest.update(batch.weight[:, None], row_numbers)
-            total += int(exact_sum(batch.weight))  # type: ignore[arg-type]
+            total += int(exact_sum(batch.weight))
+        if store is not None and n_samples > hold_rows:
+            store, places, weights = None, [], []
         if store is not None:
             store.add(batch.x)
             places.append((batch.first_row, batch.n_rows, batch.kept))
             weights += [] if batch.weight is None else [batch.weight]
-        progress.advance(batch.n_rows, batch.n_rows)
+        progress.seen(batch.n_rows)
     if n_samples == 0:
         raise DataError(
             f"no rows are left to cluster: all {n_rows} rows were dropped; see --null-policy"

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from gpukm.plan import TrainPlan, plan
 
 if TYPE_CHECKING:
     from gpukm.core.result import FitResult
-    from gpukm.preprocessing import Fitted
     from gpukm.snapshots import SnapshotRef
     from gpukm.sources.base import Source
 
@@ -92,6 +91,7 @@ def train(
     """
     from gpukm.preprocessing import PreparedSource, fit
     from gpukm.snapshots import Store
+    from gpukm.sources.prefetch import Prefetch
 
     progress, clock = progress or Progress(), _Clock()
     if settings.n_clusters is None:
@@ -114,28 +114,30 @@ def train(
     with clock.stage("preprocess", progress, "fitting the preprocessing"):
         fitted = fit(raw, preprocessing, weight_column=settings.weight_column, batch_rows=planned.batch_rows)
     prepared = PreparedSource(raw, fitted, weight_column=settings.weight_column)
+    planned = plan(raw, settings, preprocessing, source, n_features=prepared.n_features)
     with clock.stage("read", progress, "reading", raw.n_rows):
-        reading = read(prepared, planned.batch_rows, planned.resident, progress)
+        reading = read(Prefetch(prepared), planned.batch_rows, planned.hold_rows, progress)
     if reading.n_samples < settings.n_clusters:
         raise DataError(
             f"{source} has {reading.n_samples} rows to cluster, fewer than the {settings.n_clusters} clusters asked "
             "for; lower -k"
         )
-    rows: Source = reading.held.packed() if reading.held else Watched(prepared, progress)
+    rows: Source = reading.held.packed() if reading.held else Watched(Prefetch(prepared), progress)
     with clock.stage("fit", progress, "seeding"):
         result, resumed_from = fit_with_checkpoints(
             rows, settings, semantic_settings(settings), reading, planned, resume=resume, progress=progress
         )
-    whole: Source = reading.held or prepared
+    whole: Source = reading.held or Prefetch(prepared)
     with clock.stage("summarize", progress, "summarizing", reading.n_rows):
         content = content_of(whole, result, fitted, reading, settings, selection, planned.batch_rows, progress)
+    planned = replace(planned, resident=reading.held is not None)
     provenance = provenance_of(source, result, planned, settings, selection, clock.seconds, resumed_from)
     with clock.stage("publish", progress, "publishing"):
         ref = store.publish(model, content, provenance)
     progress.close()
     if settings.checkpoint is not None:
         Path(settings.checkpoint).unlink(missing_ok=True)
-    warnings = (*_doubts(fitted), *result.warnings)
+    warnings = (*fitted.warnings, *result.warnings)
     return TrainOutcome(
         model, store.location, planned, ref, result, reading, resumed_from, warnings, dict(clock.seconds)
     )
@@ -157,11 +159,6 @@ def _check_checkpoint(settings: Settings, resume: bool) -> None:
         raise ConfigError(
             f"the checkpoint {target} of an unfinished fit is there; add --resume to go on, or delete it to start over"
         )
-
-
-def _doubts(fitted: Fitted) -> tuple[str, ...]:
-    """What the preprocessing found doubtful."""
-    return tuple(getattr(fitted, "warnings", ()))
 
 
 class _Clock:

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpukm.errors import ConfigError, DataError
-from gpukm.pipeline.inputs import check_columns
-from gpukm.sources.table import Table
+from gpukm.sources.table import Table, check_columns
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Filtered(Table):
     """
 
     def __init__(self, table: Table, conditions: Sequence[Condition]) -> None:
-        check_columns(table.schema.names, [c.column for c in conditions], table.location)
+        check_columns(table.schema, [c.column for c in conditions], table.location)
         self._table = table
         self._values = [(c.column, _cast(c, table.schema.field(c.column).type)) for c in conditions]
         self.schema, self.location, self.n_rows = table.schema, table.location, None

@@ -46,6 +46,16 @@ def weighted(values: list[float]) -> Callable[[Path], object]:
     return lambda folder: pq.write_table(table, folder / "x.parquet")
 
 
+def newer_store(folder: Path) -> None:
+    """A store of a format to come."""
+    _file(folder / "s/store.json", '{"format":9}')
+
+
+def in_the_way(folder: Path) -> None:
+    """Some file where the checkpoint goes."""
+    _file(folder / "c", "x")
+
+
 NAN = np.array([1.0, 2.0, np.nan, 4.0, np.nan])
 X = ("train", "x.parquet", "-k", "2")
 
@@ -74,19 +84,19 @@ CASES = [
     Case("zero weights", (*X, "--weight-column", "w"), ("weight", "zero"), weighted([0.0, 0.0, 0.0])),
     Case("not a store", (*TRAIN, "--store", "s"), ("not a snapshot store",), lambda f: _file(f / "s/x.txt", "x")),
     Case("store is a file", (*TRAIN, "--store", "s"), ("s", "folder"), lambda f: _file(f / "s", "x")),
-    Case("newer store", (*TRAIN, "--store", "s"), ("newer", "update"), lambda f: _file(f / "s/store.json", '{"format":9}')),
+    Case("newer store", (*TRAIN, "--store", "s"), ("newer", "update"), newer_store),
     Case("bad model name", (*TRAIN, "--model", "../x"), ("../x", "model name")),
     Case("no store", ("assign", "flights.parquet", "-o", "o.parquet"), ("no snapshot store",)),
     Case("bad report name", (*TRAIN, "--report", "r.pdf"), ("r.pdf", ".html")),
     Case("report nowhere", (*TRAIN, "--report", "none/r.html"), ("no folder none",)),
     Case("resume without a checkpoint", (*TRAIN, "--resume"), ("--checkpoint",)),
-    Case("checkpoint in the way", (*TRAIN, "--checkpoint", "c"), ("--resume",), lambda f: _file(f / "c", "x")),
+    Case("checkpoint in the way", (*TRAIN, "--checkpoint", "c"), ("--resume",), in_the_way),
     Case("unknown backend", (*TRAIN, "--backend", "abacus"), ("abacus", "numpy")),
     Case("backend not here", (*TRAIN, "--device", "cuda:7"), ("cuda:7",), code=6),
     Case("unknown key", TRAIN, ("'n_cluster'", "n_clusters"), lambda f: _file(f / "gpukm.toml", "n_cluster = 3")),
     Case("bad variable", TRAIN, ("GPUKM_SEED", "'x'"), env={"GPUKM_SEED": "x"}),
     Case("bad step", (*TRAIN, "--step", "standardise"), ("standardise", "standardize")),
-    Case("damaged checkpoint", (*TRAIN, "--checkpoint", "c", "--resume"), ("c", "--resume"), lambda f: _file(f / "c", "x"), 4),
+    Case("damaged checkpoint", (*TRAIN, "--checkpoint", "c", "--resume"), ("c", "--resume"), in_the_way, 4),
 ]  # fmt: skip
 
 
@@ -139,7 +149,7 @@ ASSIGN_CASES = [
     Case("unknown snapshot", ("assign", "flights.parquet", "-o", "o.parquet", "--snapshot", "77"), ("77",)),
     Case("unknown id", ("assign", "flights.parquet", "-o", "o.parquet", "--id-column", "idd"), ("'idd'", "'id'")),
     Case("bad condition", ("assign", "flights.parquet", "-o", "o.parquet", "--where", "month"), ("COLUMN=VALUE",)),
-    Case("bad value", ("assign", "flights.parquet", "-o", "o.parquet", "--where", "month=may"), ("month", "may", "int64")),
+    Case("bad value", ("assign", "flights.parquet", "-o", "o.parquet", "--where", "month=may"), ("may", "int64")),
     Case("unknown where", ("assign", "flights.parquet", "-o", "o.parquet", "--where", "mnth=1"), ("'mnth'", "'month'")),
     Case("output is input", ("assign", "flights.parquet", "-o", "flights.parquet"), ("input",)),
     Case("output is a folder", ("assign", "flights.parquet", "-o", "."), ("folder",)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -104,7 +103,7 @@ def test_interrupting_assign_leaves_no_output(tmp_path: Path, gpukm: Gpukm) -> N
     before = set(tree(tmp_path))
     process = start(tmp_path, "assign", "x.npy", "-o", "out.parquet", "--batch-rows", "50", "--threads", "1")
     for _ in range(600):
-        if any(name.endswith(".tmp") for name in os.listdir(tmp_path)):
+        if any(tmp_path.glob(".*.tmp")):
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

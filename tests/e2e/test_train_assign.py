@@ -78,8 +78,8 @@ def test_preprocessing_is_stored_with_the_snapshot(gpukm: Gpukm, tmp_path: Path)
     pq.write_table(example(), tmp_path / "flights.parquet")
     done = gpukm(
         "train", "flights.parquet", "-k", "5", "--exclude", "month", "--id-column", "id", "--weight-column", "weight",
-        "--null-policy", "mean", "--one-hot", "carrier", "--step", "clip=-20,20:delay", "--step", "standardize",
-        "--n-init", "2", "--json",
+        "--null-policy", "mean", "--one-hot", "carrier", "--step", "clip:lower=-20,upper=20,delay",
+        "--step", "standardize", "--n-init", "2", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     done = gpukm("assign", "flights.parquet", "-o", "out.parquet", "--id-column", "id", "--json")
@@ -89,13 +89,14 @@ def test_preprocessing_is_stored_with_the_snapshot(gpukm: Gpukm, tmp_path: Path)
 
 def test_where_selects_rows(gpukm: Gpukm, data: Path, tmp_path: Path) -> None:
     assert gpukm(*TRAIN).code == 0
-    done = gpukm("assign", data, "--where", "month=12", "--out", "december.parquet", "--id-column", "id,month", "--json")
+    assign = ("assign", data, "--id-column", "id,month", "--json")
+    done = gpukm(*assign, "--where", "month=12", "--out", "december.parquet")
     assert done.code == 0, done.err
     found = pq.read_table(tmp_path / "december.parquet")
     assert set(found["month"].to_pylist()) == {12}
     assert found["id"].to_pylist() == [f"r{i:05d}" for i in range(400) if i % 12 == 11]
     assert done.data["n_rows"] == len(found)
-    done = gpukm("assign", data, "--where", "month=13", "--out", "none.parquet", "--json")
+    done = gpukm(*assign, "--where", "month=13", "--out", "none.parquet")
     assert done.code == 0 and done.data["n_rows"] == 0
     assert any("no row" in warning for warning in json.loads(done.out)["warnings"])
 

@@ -57,7 +57,7 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path: Path, best: bool)
         assert found.best.history == saved.best.history and found.best.stop is StopReason.TOLERANCE
     else:
         assert found.best is None
-    assert os.listdir(tmp_path) == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
 def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
@@ -127,4 +127,4 @@ def test_a_failed_save_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="No space"):
         save(path, example(best=False))
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]

@@ -54,7 +54,7 @@ def test_names_are_split_as_csv(value: object, expected: tuple[str, ...]) -> Non
 
 
 def test_steps_keep_their_commas() -> None:
-    assert resolve({"step": ["clip=-1,2:a,b", "standardize"]}).settings.step == ("clip=-1,2:a,b", "standardize")
+    assert resolve({"step": ["clip:lower=-1,a,b", "standardize"]}).settings.step == ("clip:lower=-1,a,b", "standardize")
     assert resolve(environ={"GPUKM_STEP": "log1p:a,b; l2"}).settings.step == ("log1p:a,b", "l2")
 
 
