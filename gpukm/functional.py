@@ -357,10 +357,17 @@ def _problem(
 
 
 def _reference(rows: Source) -> np.ndarray:
-    """A point near the data, the same on any sharding: the median of the first 1,024 rows, rounded to the dtype."""
+    """A point near the data, the same on any sharding: the median of the first 1,024 rows kept, rounded to the dtype."""
     x = rows.array()
-    head = x[:1024] if x is not None else next((b.x for b in rows.batches(1024) if len(b.x)), None)
-    if head is None or not len(head) or not np.isfinite(head).all():
+    parts, found = ([] if x is None else [x[:1024]]), 0
+    # As many as asked for, however few of them a batch holds: where rows are dropped, or a file's groups are small.
+    for batch in rows.batches(1024) if x is None else ():
+        parts.append(batch.x[: 1024 - found])
+        found += len(parts[-1])
+        if found == 1024:
+            break
+    head = np.concatenate([*parts, np.empty((0, rows.n_features), rows.dtype)])
+    if not len(head) or not np.isfinite(head).all():
         return np.zeros(rows.n_features, rows.dtype)
     return np.median(head.astype(np.float64), axis=0).astype(rows.dtype)
 
