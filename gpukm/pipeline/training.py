@@ -19,7 +19,7 @@ from gpukm.pipeline.fitting import fit_with_checkpoints
 from gpukm.pipeline.inputs import model_name, open_input, preprocessing_of
 from gpukm.pipeline.progress import Progress, Watched
 from gpukm.pipeline.reading import Reading, read
-from gpukm.plan import TrainPlan, plan
+from gpukm.plan import TrainPlan, human_bytes, plan
 
 if TYPE_CHECKING:
     from gpukm.core.result import FitResult
@@ -137,7 +137,7 @@ def train(
     progress.close()
     if settings.checkpoint is not None:
         Path(settings.checkpoint).unlink(missing_ok=True)
-    warnings = (*fitted.warnings, *result.warnings)
+    warnings = (*_tight(planned, settings), *fitted.warnings, *result.warnings)
     return TrainOutcome(
         model, store.location, planned, ref, result, reading, resumed_from, warnings, dict(clock.seconds)
     )
@@ -159,6 +159,16 @@ def _check_checkpoint(settings: Settings, resume: bool) -> None:
         raise ConfigError(
             f"the checkpoint {target} of an unfinished fit is there; add --resume to go on, or delete it to start over"
         )
+
+
+def _tight(planned: TrainPlan, settings: Settings) -> list[str]:
+    """A warning where the user's memory limit was below what the run takes."""
+    if settings.memory_limit is None or planned.memory_bytes <= settings.memory_limit:
+        return []
+    return [
+        f"the memory limit of {human_bytes(settings.memory_limit)} is below the {human_bytes(planned.memory_bytes)} "
+        "expected, the program itself included; raise --memory-limit or lower --batch-rows"
+    ]
 
 
 class _Clock:

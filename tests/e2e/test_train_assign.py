@@ -13,6 +13,8 @@ import pytest
 from tests.e2e.conftest import Gpukm, example, tree
 
 TRAIN = ("train", "flights.parquet", "-k", "4", "--columns", "delay,distance", "--id-column", "id")
+#: So little memory that 9,000 rows of two features are not held.
+STREAMED = ("--memory-limit", "2MB", "--batch-rows", "1000")
 
 
 def test_train_publishes_a_snapshot_that_assign_uses(gpukm: Gpukm, data: Path, tmp_path: Path) -> None:
@@ -44,11 +46,12 @@ def test_train_publishes_a_snapshot_that_assign_uses(gpukm: Gpukm, data: Path, t
 
 
 def test_the_same_data_and_settings_give_the_same_id(gpukm: Gpukm, data: Path) -> None:
+    pq.write_table(example(9000), data, row_group_size=2000)
     first = gpukm(*TRAIN, "--json").data
     ways: list[tuple[str, ...]] = [
         (),
         ("--batch-rows", "37"),
-        ("--memory-limit", "1MB"),
+        STREAMED,
         ("--backend", "numpy"),
         ("--threads", "1"),
     ]
@@ -56,22 +59,24 @@ def test_the_same_data_and_settings_give_the_same_id(gpukm: Gpukm, data: Path) -
         again = gpukm(*TRAIN, "--json", *more).data
         assert again["number"] == number
         assert again["id"] == first["id"], more
+        shown = gpukm("snapshots", "show", "flights", "--json").data["provenance"]
+        assert shown["resident"] is (more != STREAMED)
     other = gpukm(*TRAIN, "--json", "--seed", "1").data
     assert other["id"] != first["id"]
 
 
 def test_missing_values_are_dropped_by_policy(gpukm: Gpukm, tmp_path: Path) -> None:
-    pq.write_table(example(), tmp_path / "flights.parquet")
+    pq.write_table(example(9000), tmp_path / "flights.parquet")
     train = ("train", "flights.parquet", "-k", "4", "--columns", "delay,gappy", "--null-policy", "drop")
     done = gpukm(*train, "--json")
     assert done.code == 0, done.err
-    assert (done.data["data"]["n_rows"], done.data["data"]["n_samples"]) == (400, 392)
-    streamed = gpukm(*train, "--json", "--memory-limit", "1MB", "--batch-rows", "33")
+    assert (done.data["data"]["n_rows"], done.data["data"]["n_samples"]) == (9000, 8820)
+    streamed = gpukm(*train, "--json", *STREAMED)
     assert streamed.data["id"] == done.data["id"]
     done = gpukm("assign", "flights.parquet", "--out", "out.parquet", "--json")
-    assert done.code == 0 and done.data["n_dropped"] == 8
+    assert done.code == 0 and done.data["n_dropped"] == 180
     rows = pq.read_table(tmp_path / "out.parquet")["row"].to_pylist()
-    assert rows == [i for i in range(400) if i % 50 != 5]
+    assert rows == [i for i in range(9000) if i % 50 != 5]
 
 
 def test_preprocessing_is_stored_with_the_snapshot(gpukm: Gpukm, tmp_path: Path) -> None:
