@@ -357,7 +357,7 @@ def _problem(
 
 
 def _reference(rows: Source) -> np.ndarray:
-    """A point near the data, the same on any sharding: the median of the first 1,024 rows kept, rounded to the dtype."""
+    """A point near the data, the same on any sharding: the median of the first 1,024 kept rows, in the dtype."""
     x = rows.array()
     parts, found = ([] if x is None else [x[:1024]]), 0
     # As many as asked for, however few of them a batch holds: where rows are dropped, or a file's groups are small.
