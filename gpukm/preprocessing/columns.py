@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Role = Literal["number", "vector", "category"]
 Category = str | int | float | bool
 
-#: Arrow types that a float32 holds exactly; the rest is read as float64.
-_SMALL = frozenset({"halffloat", "float", "int8", "int16", "uint8", "bool"})
+#: Arrow types read as float32, as :func:`gpukm.sources.array.working_dtype` has it for matrices; the rest as float64.
+_SMALL = frozenset({"halffloat", "float", "int8", "int16", "bool"})
 _SHOWN = 5
 
 
