@@ -13,9 +13,9 @@ class RowDigest:
 
     A row's hash is two 64-bit lanes, each the dot product modulo 2**64 of the values' bit patterns with odd constants
     (multiply-shift hashing: Dietzfelbinger et al., "A reliable randomized algorithm for the closest-pair problem",
-    1997), mixed with the row number and the row's width by the finaliser of SplitMix64. The upper half of each pattern
-    is folded into its lower half first: patterns of small whole numbers end in many zero bits, which a product keeps.
-    It finds accidental change; it is no defence against an adversary.
+    1997), mixed with the row's number, width and type by the finaliser of SplitMix64. The upper half of each pattern is
+    folded into its lower half first: patterns of small whole numbers end in many zero bits, which a product keeps. It
+    finds accidental change; it is no defence against an adversary.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class RowDigest:
             dots = _bits(x[i : i + step]) @ self._factors
             numbers = _mix(row_numbers[i : i + step].astype(np.uint64))
             for lane in (0, 1):
-                hashes = _mix(dots[:, lane] ^ _mix(numbers + np.uint64(2 * d + lane)))
+                hashes = _mix(dots[:, lane] ^ (numbers + np.uint64(16 * d + x.dtype.itemsize + lane)))
                 # Halves are summed apart, for the sum of 64-bit numbers to have room.
                 low = int((hashes & np.uint64(0xFFFFFFFF)).sum(dtype=np.uint64))
                 high = int((hashes >> np.uint64(32)).sum(dtype=np.uint64))
@@ -64,9 +64,12 @@ def _bits(x: np.ndarray) -> np.ndarray:
 def _mix(value: np.ndarray) -> np.ndarray:
     """Finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value ^= value >> np.uint64(30)
+    value *= np.uint64(0xBF58476D1CE4E5B9)
+    value ^= value >> np.uint64(27)
+    value *= np.uint64(0x94D049BB133111EB)
+    value ^= value >> np.uint64(31)
+    return value
 
 
 def _factors(d: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -95,7 +96,12 @@ class Files:
         """
         with self._reaching(path):
             handle = Path(path).open("rb") if self.local else self.filesystem()[0].open(path, "rb", **options)  # noqa: SIM115
-        size = os.fstat(handle.fileno()).st_size if self.local else getattr(handle, "size", None)
+        if isinstance(handle, io.BytesIO):
+            # memory:// gives all readers one file with one position; its bytes are shared, not copied.
+            handle = io.BytesIO(handle.getvalue())
+            size: int | None = len(handle.getbuffer())
+        else:
+            size = os.fstat(handle.fileno()).st_size if self.local else getattr(handle, "size", None)
         if size == 0:
             handle.close()
             raise DataError(f"{shown(path)} is empty (0 bytes); write it again")

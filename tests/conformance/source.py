@@ -20,7 +20,17 @@ SIZES = (1, 7, 64, 10**6)
 
 def ranges(n: int) -> list[tuple[int, int | None]]:
     """Whole, head, tail, middle, one row, nothing, and ends beyond the end."""
-    return [(0, None), (0, n), (0, 5), (n // 3, None), (n // 3, 2 * n // 3), (n - 1, n), (4, 4), (n - 2, n + 9), (n, None)]
+    return [
+        (0, None),
+        (0, n),
+        (0, 5),
+        (n // 3, None),
+        (n // 3, 2 * n // 3),
+        (n - 1, n),
+        (4, 4),
+        (n - 2, n + 9),
+        (n, None),
+    ]
 
 
 class SourceConformance:
