@@ -90,6 +90,33 @@ def test_a_fit_stopped_after_any_iteration_ends_with_the_same_bits(
     assert total >= 3 * 5
 
 
+def test_a_fit_may_be_stopped_again_and_again(
+    tmp_path: Path, reading: Reading, planned: TrainPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, _ = run(reading, planned, SETTINGS)
+    settings = SETTINGS.model_copy(update={"checkpoint": str(tmp_path / "c")})
+    see = fitting._Keeper.see
+    seen: list[FitProgress] = []
+
+    def see_and_stop(self: fitting._Keeper, step: FitProgress) -> None:
+        see(self, step)
+        seen.append(step)
+        if len(seen) == 3:  # two steps on each time, as one may be a repetition
+            seen.clear()
+            raise Stopped
+
+    monkeypatch.setattr(fitting._Keeper, "see", see_and_stop)
+    stops = 0
+    while stops < 50:
+        try:
+            result, _ = run(reading, planned, settings, resume=stops > 0)
+            break
+        except Stopped:
+            stops += 1
+    assert stops >= 5
+    assert fields(result) == fields(wanted)
+
+
 def test_a_state_of_another_fit_is_refused(tmp_path: Path, reading: Reading, planned: TrainPlan) -> None:
     settings = SETTINGS.model_copy(update={"checkpoint": str(tmp_path / "c")})
     run(reading, planned, settings)
@@ -105,11 +132,15 @@ def test_saving_takes_little_of_the_time(
     settings = SETTINGS.model_copy(update={"checkpoint": str(tmp_path / "c")})
     now, saved = [0.0], []
 
+    def tick() -> float:
+        now[0] += 1.0
+        return now[0]
+
     def slow_save(path: object, checkpoint: object) -> None:
         now[0] += 10.0
         saved.append(checkpoint)
 
     monkeypatch.setattr(fitting, "save", slow_save)
-    monkeypatch.setattr(fitting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fitting.time, "monotonic", tick)
     run(reading, planned, settings)
     assert len(saved) == 2  # the first state, and the newest at the end
