@@ -85,3 +85,13 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     feather.write_feather(DATA.slice(0, 0), tmp_path / "x.feather")
     with pytest.raises(DataError, match="no rows"):
         ArrowTable(str(tmp_path / "x.feather"))
+
+
+def test_files_before_the_range_are_not_opened(tmp_path: Path) -> None:
+    for name in ("1.feather", "2.feather"):
+        write(tmp_path / name, "lz4")
+    table = ArrowTable(str(tmp_path))
+    (tmp_path / "1.feather").unlink()
+    assert len(rows_of(table, ["x"], start=80)) == 80
+    with pytest.raises(DataError, match=r"1\.feather does not exist"):
+        rows_of(table, ["x"], start=79)

@@ -102,6 +102,8 @@ def test_what_does_not_fit_later_is_an_error_that_names_the_column(
     table = table_of(tmp_path, "a,b,c\n" + "1,2,3\n" * 50 + "1,oops,3\n")
     assert table.n_rows is None
     assert len(rows_of(table, ["c", "a"])) == 51
+    # What lies behind the range is not read.
+    assert len(rows_of(table, ["c", "b"], stop=40)) == 40
     with pytest.raises(DataError, match=r"0\.csv: column 'b', line 52 is not int64: invalid value 'oops'"):
         rows_of(table, ["c", "b"])
 

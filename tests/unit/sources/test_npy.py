@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_the_array_is_a_map_of_the_file(tmp_path: Path) -> None:
     while base is not None and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap)
+
+
+def test_a_pickle_holds_no_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((10_000, 4)))
+    source = NpySource(str(tmp_path / "x.npy"))
+    assert source.array() is not None
+    assert len(pickle.dumps(source)) < 10_000
 
 
 def test_what_does_not_fit_is_read_by_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

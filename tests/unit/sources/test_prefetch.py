@@ -39,10 +39,10 @@ class Watched(ArraySource):
         finally:
             self.closed.set()
 
-    def wait_for(self, row: int) -> bool:
+    def wait_for(self, row: int, seconds: float = 30) -> bool:
         """Whether reading of the batch at this row begins before long."""
         with self.begins:
-            return self.begins.wait_for(lambda: row in self.begun, timeout=30)
+            return self.begins.wait_for(lambda: row in self.begun, timeout=seconds)
 
 
 def readers() -> list[str]:
@@ -64,9 +64,9 @@ def test_the_next_batches_are_read_while_one_is_in_use(depth: int) -> None:
     source = Watched(X)
     for batch in Prefetch(source, depth).batches(10):
         # ``depth`` batches wait and one more is read, while this one is held here.
-        ahead = min(batch.first_row + 10 * (depth + 1), 80)
-        assert source.wait_for(ahead)
-        assert max(source.begun) <= ahead
+        ahead = batch.first_row + 10 * (depth + 1)
+        assert source.wait_for(min(ahead, 80))
+        assert not source.wait_for(ahead + 10, seconds=0.05)
 
 
 def test_reading_and_computing_overlap() -> None:
