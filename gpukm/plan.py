@@ -24,6 +24,8 @@ _AUTO_ROWS = 1 << 20
 _ROW_STATE_BYTES = 32
 #: Passes that fitting a step makes at most, beside the one that all share.
 _FITTING_PASSES = {"standardize": 1, "minmax": 1, "robust": 5, "pca": 2}
+#: The interpreter, NumPy, Arrow and the rest, once all of them are in use.
+_LIBRARIES_BYTES = 200 << 20
 _SHARE_OF_LIMIT = 0.7
 _LARGEST_BATCH_ROWS = 1 << 18
 
@@ -202,16 +204,17 @@ def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tupl
 
 
 def _batch_bytes(rows: int, row_bytes: int) -> int:
-    """A batch as decoded, as prepared in float64, and as rounded."""
-    return rows * row_bytes * 4
+    """A batch as file pages, as decoded, as prepared in float64 and as rounded, and the next one read ahead."""
+    return rows * row_bytes * 8
 
 
 def _process_bytes() -> int:
-    """Memory this process has in use already; 0 where the system does not tell."""
+    """Memory this process takes without data: what it has in use already, but at least what its libraries come to."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
-        return 0
+        used = 0
+    return max(used, _LIBRARIES_BYTES)
 
 
 def describe(value: Sequence[Passes]) -> list[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -9,15 +10,14 @@ from typing import Any
 from gpukm.pipeline.progress import Progress
 
 _EVERY_SECONDS = 5.0
+_EVERY_SECONDS_VERBOSE = 1.0
 
 
 def reporter(verbose: bool) -> Progress:
     """Bars where stderr is a terminal that can draw them, lines elsewhere."""
-    import os
-
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return Bars()
-    return Lines(0.0 if verbose else _EVERY_SECONDS)
+    return Lines(_EVERY_SECONDS_VERBOSE if verbose else _EVERY_SECONDS)
 
 
 class _Counter(Progress):

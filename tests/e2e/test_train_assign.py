@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.conftest import Gpukm, example, tree
+from tests.e2e.conftest import Gpukm, command, environment, example, tree
 
 TRAIN = ("train", "flights.parquet", "-k", "4", "--columns", "delay,distance", "--id-column", "id")
 #: So little memory that 9,000 rows of two features are not held.
@@ -140,6 +144,29 @@ def test_a_dry_run_changes_nothing(gpukm: Gpukm, data: Path, tmp_path: Path) -> 
     done = gpukm("assign", data, "-o", "out.parquet", "--dry-run")
     assert done.code == 0 and "nothing was written" in done.out
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_on_a_terminal_progress_is_drawn_and_stdout_stays_data(data: Path, tmp_path: Path, no_color: bool) -> None:
+    leader, follower = os.openpty()
+    env = environment({"TERM": "xterm-256color"})
+    if not no_color:
+        del env["NO_COLOR"]
+    process = subprocess.Popen(
+        command(*TRAIN, "--json"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=follower
+    )
+    os.close(follower)
+    drawn = b""
+    with suppress(OSError):  # Linux says EIO when the other side is closed
+        while part := os.read(leader, 4096):
+            drawn += part
+    os.close(leader)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert json.loads(out)["ok"] is True
+    assert b"publishing" in drawn and b"\x1b[" in drawn
+    colours = re.search(rb"\x1b\[(1;)?(3[0-7]|9[0-7]|38;)", drawn)
+    assert (colours is None) == no_color
 
 
 def test_settings_come_from_file_and_environment(gpukm: Gpukm, data: Path, tmp_path: Path) -> None:

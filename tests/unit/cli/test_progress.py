@@ -10,8 +10,8 @@ from gpukm.cli._progress import Bars, Lines, reporter
 
 
 def test_without_a_terminal_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = reporter(verbose=True)
-    assert isinstance(progress, Lines)
+    assert isinstance(reporter(verbose=True), Lines)
+    progress = Lines(0.0)
     progress.stage("reading", 2_000_000)
     progress.seen(500_000)
     progress.stage("iterating", 300, "iterations")
