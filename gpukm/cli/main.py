@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 
 import typer
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Output("", "--json" in options)
     try:
         _install_sigterm()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # a locale without a bar or an arrow is no reason to fail
+                stream.reconfigure(errors="replace")
         code = app(arguments, prog_name="gpukm", standalone_mode=False)
         return code if isinstance(code, int) else OK
     except typer.Abort:

@@ -218,6 +218,8 @@ def test_reports_are_rendered_again(gpukm: Gpukm, data: Path, tmp_path: Path) ->
     json.loads((tmp_path / "r.json").read_text())
     done = gpukm("report")
     assert done.code == 0 and "\x1b" not in done.out and len(done.out.splitlines()) > 5
+    done = gpukm("report", env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0 and "?" in done.out, done.err
 
 
 def test_doubtful_data_is_warned_about(gpukm: Gpukm, tmp_path: Path) -> None:
