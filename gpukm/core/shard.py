@@ -227,7 +227,7 @@ class Shard:
         d = self.source.n_features
         used = x if w is None or not (w == 0).any() else x[w > 0]
         if len(used):
-            minimum, maximum = used.min(axis=0).astype(np.float64), used.max(axis=0).astype(np.float64)
+            minimum, maximum = _column_range(used)
         else:
             minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
         # NaN survives min and max, so their finiteness speaks for all rows they cover.
@@ -357,6 +357,20 @@ class Shard:
 def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:
     """The first n by (distance descending, row ascending)."""
     return sorted(candidates, key=lambda c: (-c.distance, c.row))[:n]
+
+
+def _column_range(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each column, float64 (d,); NaN in a column makes both NaN."""
+    n, d = x.shape
+    # NumPy reduces narrow rows slowly: many of them side by side make a wide one.
+    fold = max(1, min(n, 1024 // d))
+    wide = x[: n - n % fold].reshape(-1, fold * d)
+    rest = x[n - n % fold :]
+    ends = []
+    for reduce in (np.min, np.max):
+        inner = reduce(wide, axis=0).reshape(fold, d)
+        ends.append(reduce(np.concatenate([inner, rest]), axis=0).astype(np.float64))
+    return ends[0], ends[1]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -46,6 +46,7 @@ struct Packed {
   bool difference;
   double scale = 1;
   double radius = 0;
+  Buffer<Wider<X, T>> center;
   Buffer<T> panels;      // [block][d][kBlock]
   Buffer<T> half_norms;  // [block][kBlock], +inf for padding
   Buffer<int32_t> index;   // place -> centroid
@@ -54,16 +55,17 @@ struct Packed {
   // |score - truth| <= by_product |x'||c'| + by_norm |c'|^2 + by_row |x'|^2 + tiny (1 + |x'|) (1 + |c'|)
   double by_product = 0, by_norm = 0, by_row = 0, tiny = 0, by_score = 0;
 
-  Packed(const X* c, int64_t k_, int64_t d_, const double* center, double radius_);
+  Packed(const X* c, int64_t k_, int64_t d_, const double* center_, double radius_);
 };
 
 template <class X, class T>
-Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center, double radius_)
-    : k(k_), d(d_), difference(d_ <= kDifferenceMax && sizeof(T) >= sizeof(X)), radius(radius_),
+Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, double radius_)
+    : k(k_), d(d_), difference(d_ <= kDifferenceMax && sizeof(T) >= sizeof(X)), radius(radius_), center(d_),
       panels((k_ / kBlock + 1 + kFarTiles) * kBlock * d_), half_norms((k_ / kBlock + 1 + kFarTiles) * kBlock),
       index((k_ / kBlock + 1 + kFarTiles) * kBlock), copies((k_ / kBlock + 1 + kFarTiles) * kBlock),
       tiles(k_ / kBlock + 2 + kFarTiles) {
   const double unit = Limits<T>::unit;
+  for (int64_t f = 0; f < d; ++f) center[f] = Wider<X, T>(center_[f]);
   Buffer<double> norms(k);
   double reach = radius;
   for (int64_t j = 0; j < k; ++j)
@@ -142,28 +144,54 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center, d
                     : 8 * double(d + 8) * Limits<T>::tiny + double(d + 8) * 0x1p-1022 * scale * scale;
 }
 
+// Panels whose features [0, result) were packed by whole vectors; the scalar loop does the rest.
+template <class X, class T>
+struct FastPack {
+  static int64_t run(const X* const*, const Packed<X, T>&, const Wider<X, T>*, T*) { return 0; }
+};
+#if defined(GPUKM_TRANSPOSE)
+template <class X>
+struct FastPack<X, float> {
+  static int64_t run(const X* const* rows, const Packed<X, float>& p, const X* center, float* panel) {
+    constexpr int P = kPanel<float>;
+    const X scale = X(p.scale);
+    int64_t f = 0;
+    for (; f + 8 <= p.d; f += 8)
+      for (int r = 0; r < P; r += 8) {
+        __m256 a[8];
+        for (int i = 0; i < 8; ++i)
+          a[i] = p.difference ? as_floats(rows[r + i] + f) : as_floats(rows[r + i] + f, center + f, scale);
+        transpose8(a, panel + f * P + r, P);
+      }
+    return f;
+  }
+};
+#endif
+
 // Rows gathered and packed: kPanel rows a panel, feature by feature, with an upper bound of each |x'|.
 template <class X, class T>
-void pack_panel(const X* const* rows, const Packed<X, T>& p, const double* center, T* panel, T* norms) {
+void pack_panel(const X* const* rows, const Packed<X, T>& p, T* panel, T* norms) {
   constexpr int P = kPanel<T>;
+  using W = Wider<X, T>;
   const int64_t d = p.d;
+  const W* center = p.center.data();
+  int64_t f = FastPack<X, T>::run(rows, p, center, panel);
   if (p.difference) {
-    for (int64_t f = 0; f < d; ++f)
+    for (; f < d; ++f)
       for (int r = 0; r < P; ++r) panel[f * P + r] = T(rows[r][f]);
     return;
   }
-  Vec<T> sum[2] = {};
-  using W = Wider<X, T>;
   const W scale = W(p.scale);
-  for (int64_t f = 0; f < d; ++f) {
-    const W m = W(center[f]);
-    T* out = panel + f * P;
-    for (int r = 0; r < P; ++r) out[r] = T((W(rows[r][f]) - m) * scale);
+  for (; f < d; ++f) {
+    const W m = center[f];
+    for (int r = 0; r < P; ++r) panel[f * P + r] = T((W(rows[r][f]) - m) * scale);
+  }
+  Vec<T> sum[2] = {};
+  for (f = 0; f < d; ++f)
     for (int v = 0; v < 2; ++v) {
-      Vec<T> a = load(out + v * kLanes<T>);
+      const Vec<T> a = load(panel + f * P + v * kLanes<T>);
       sum[v] = fma(a, a, sum[v]);
     }
-  }
   const double grow = 1 + double(d + 16) * 2 * Limits<T>::unit;
   for (int r = 0; r < P; ++r)
     norms[r] = T(__builtin_sqrt(double(sum[r / kLanes<T>][r % kLanes<T>])) * grow + double(d) * Limits<T>::tiny);
@@ -443,7 +471,7 @@ Counts decide(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p, Pe
       threshold[r] = pending.threshold[from];
       best[r].clear();
     }
-    pack_panel(rows, p, prepared.center.data(), panel, norms);
+    pack_panel(rows, p, panel, norms);
     for (int64_t t = 0; t < p.n_tiles; ++t)
       counts.compared += decide_tile<X, T, Difference>(p, prepared.centroids.data(), p.tiles[t], panel, norms,
                                                        threshold, rows, count, best);
@@ -506,7 +534,7 @@ void screen_rows(const X* x, int64_t begin, int64_t end, const Prepared<X>& prep
       const int64_t row = begin + i * P + r;
       rows[r] = x + (row < end ? row : begin) * p.d;
     }
-    pack_panel(rows, p, prepared.center.data(), lane.panels.data() + i * P * p.d, lane.norms.data() + i * P);
+    pack_panel(rows, p, lane.panels.data() + i * P * p.d, lane.norms.data() + i * P);
     lane.states[i].clear();
   }
   for (int64_t t = 0; t < p.n_tiles; ++t)

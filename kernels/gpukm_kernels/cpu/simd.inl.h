@@ -112,6 +112,42 @@ inline void fma_into(V& acc, V a, V b) {
 }
 #endif
 
+#if defined(GPUKM_AVX512) || defined(GPUKM_AVX2)
+#define GPUKM_TRANSPOSE 1
+// Writes eight vectors of eight floats as the columns of out, whose rows are `stride` apart.
+inline void transpose8(const __m256 (&a)[8], float* out, int64_t stride) {
+  __m256 b[8], c[8];
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    c[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+    c[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xEE);
+    c[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+    c[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xEE);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(out + i * stride, _mm256_permute2f128_ps(c[i], c[i + 4], 0x20));
+    _mm256_storeu_ps(out + (i + 4) * stride, _mm256_permute2f128_ps(c[i], c[i + 4], 0x31));
+  }
+}
+// Eight values of a row as floats, or (v - m) * scale of them, computed in the wider of the two types.
+inline __m256 as_floats(const float* p) { return _mm256_loadu_ps(p); }
+inline __m256 as_floats(const double* p) {
+  return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p)));
+}
+inline __m256 as_floats(const float* p, const float* m, float scale) {
+  return _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(m)), _mm256_set1_ps(scale));
+}
+inline __m256 as_floats(const double* p, const double* m, double scale) {
+  const __m256d s = _mm256_set1_pd(scale);
+  const __m256d low = _mm256_mul_pd(_mm256_sub_pd(_mm256_loadu_pd(p), _mm256_loadu_pd(m)), s);
+  const __m256d high = _mm256_mul_pd(_mm256_sub_pd(_mm256_loadu_pd(p + 4), _mm256_loadu_pd(m + 4)), s);
+  return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+}
+#endif
+
 // Eight float64 lanes, the shape of D whatever the instruction set.
 typedef double Lanes8 __attribute__((vector_size(64)));
 typedef float Lanes8f __attribute__((vector_size(32)));
