@@ -84,11 +84,14 @@ def resolve(raw: Source | Table, spec: Preprocessing, weight_column: str | None)
         numeric = tuple(name for name in spec.columns if name not in spec.one_hot)
     else:
         others = (*spec.one_hot, weight_column)
-        numeric = tuple(name for name, type_ in there.items() if name not in others and _size(type_) is not None)
+        # A name that is there twice has no type, and is taken to be refused below.
+        numeric = tuple(n for n, t in there.items() if n not in others and (t is None or _size(t) is not None))
     if weight_column is not None and weight_column in (*numeric, *spec.one_hot):
         raise ConfigError(f"column {weight_column!r} is the weight column; take it out of the columns to cluster")
     check_there([*numeric, *spec.one_hot], there, raw)
     if not numeric and not spec.one_hot:
+        for name in (name for name, type_ in there.items() if "list<" in str(type_)):
+            _number(name, there[name])  # says what to do about vectors of many lengths
         raise DataError(f"{place(raw)} has no numeric column to cluster; its columns are {some(list(there))}")
     return tuple(_number(name, there[name]) for name in numeric) + tuple(
         _category(name, there[name]) for name in spec.one_hot
@@ -151,7 +154,7 @@ def types_of(raw: Source | Table) -> dict[str, Any]:
 
 
 def read_dtype(columns: Sequence[Column]) -> np.dtype:
-    """Type that holds the numbers of these columns: float32 for types of 32 bits or less of float or 16 of integer."""
+    """Type that holds the numbers of these columns: float32 where every number is of a small type."""
     return np.dtype(np.float32 if all(c.type in _SMALL for c in columns if c.role != "category") else np.float64)
 
 

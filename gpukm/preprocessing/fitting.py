@@ -70,6 +70,7 @@ def fit(
     for step in spec.steps:
         numbers = _fit_step(step, fitted, reader, batch_rows, survey.n_rows, warnings)
         fitted = replace(fitted, numbers=(*fitted.numbers, numbers))
+    _check_names(fitted)
     return replace(fitted, warnings=tuple(dict.fromkeys(warnings)))
 
 
@@ -214,10 +215,13 @@ def _fit_step(
     else:
         moments = _moments(rows, len(places))
         center, scale = moments.mean(), np.sqrt(moments.variance())
-    flat = [name for name, value in zip(names, scale, strict=True) if value == 0]
-    if flat and isinstance(step, Robust):
+    # What is constant from the beginning has been said.
+    known = {c.name for c in so_far.columns if c.role == "number" and c.minimum == c.maximum}
+    flat = [names[i] for i in np.flatnonzero(scale == 0) if so_far.features[places[i]].column not in known]
+    if flat:
         shown = ", ".join(flat[:_SHOWN]) + (f" and {len(flat) - _SHOWN} more" if len(flat) > _SHOWN else "")
-        warnings.append(f"step robust: the quartiles of {shown} are equal, so only the median is subtracted")
+        robust = f"the quartiles of {shown} are equal, so only the median is subtracted"
+        warnings.append(f"step {step.kind}: " + (robust if isinstance(step, Robust) else f"no spread in {shown}"))
     return {"center": center, "scale": np.where(scale == 0, 1.0, scale)}
 
 
@@ -282,6 +286,14 @@ def _fit_pca(step: PCA, rows: Pass, m: int) -> Mapping[str, np.ndarray]:
         "variance": np.maximum(variances[:n], 0.0),
         "total_variance": np.array([fold(moments.variance())]),
     }
+
+
+def _check_names(fitted: Fitted) -> None:
+    """Raise DataError if two features have one name, such as a column ``a[0]`` beside a vector ``a``."""
+    for names in (fitted.input_names, fitted.feature_names):
+        if len(set(names)) != len(names):
+            name = next(name for i, name in enumerate(names) if name in names[:i])
+            raise DataError(f"two features would be called {name!r}; rename the column of that name")
 
 
 def _check_size(x: np.ndarray, names: Sequence[str]) -> None:

@@ -118,6 +118,15 @@ def test_equal_quartiles_warn() -> None:
     assert "quartiles of f0 are equal" in fit(ArraySource(x), Preprocessing(steps=(Robust(),))).warnings[0]
 
 
+def test_what_a_step_makes_constant_warns() -> None:
+    x = np.array([[1.0, 7.0], [2.0, 7.0], [5.0, 7.0]])
+    fitted = fit(ArraySource(x), Preprocessing(steps=(Clip(upper=0), Standardize())))
+    assert fitted.warnings == (
+        "column 'f1' is constant (7.0); it sets no clusters apart",
+        "step standardize: no spread in f0",
+    )
+
+
 TABLE = pa.table(
     {
         "delay": pa.array([1.0, None, 3.0, 8.0, float("nan"), -2.0]),
@@ -305,6 +314,13 @@ def test_columns() -> None:
     refused("is timestamp.* cast it", MemoryTable({"t": pa.array([0], pa.timestamp("s"))}), columns=("t",))
     refused("no numeric column to cluster; its columns are c", MemoryTable({"c": ["x"]}))
     refused("two columns called 'a'", MemoryTable(pa.table([[1.0], [2.0]], names=["a", "a"])), columns=("a",))
+    refused("two columns called 'a'", MemoryTable(pa.table([[1.0], [2.0]], names=["a", "a"])))
+    refused("two columns called 'a'", ArraySource(X[:, :2], names=["a", "a"]))
+    refused("expected vectors of one length", MemoryTable({"e": [[1.0], [2.0, 3.0]], "c": ["x", "y"]}))
+    refused(r"two features would be called 'emb\[0\]'", MemoryTable(TABLE.add_column(0, "emb[0]", TABLE["w"])),
+            null_policy="mean")  # fmt: skip
+    refused(r"two features would be called 'pca\[0\]'", ArraySource(X, names=["pca[0]", *"abcd"]),
+            steps=(PCA(n_components=1, columns=("a", "b")),))  # fmt: skip
     refused("one-hot takes text, numbers and booleans", MemoryTable({"e": [[1.0]]}), columns=(), one_hot=("e",))
     refused("one-hot takes text, numbers and booleans", table, columns=(), one_hot=("emb",))
     refused("'dely', which is no feature here; did you mean 'delay'", table, columns=("delay",), null_policy="drop",
