@@ -1,8 +1,8 @@
 r"""Steps as text, for flags and settings files: ``standardize``, ``clip:lower=-3,upper=3``, ``log1p:columns=a|b``.
 
 A step is its kind, and after a colon its options separated by commas. An option is ``name=value``; an item without
-``=`` names a column, so that ``log1p:a,b`` is ``log1p:columns=a|b``. A backslash takes the next character literally,
-for column names that hold one of ``, | = \``.
+``=`` names columns, so that ``log1p:a,b`` and ``log1p:a|b`` are ``log1p:columns=a|b``. A backslash takes the next
+character literally, for column names that hold one of ``, | = \``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_step(text: str) -> Step:
         name, *value = _split(item, "=")
         name = name.strip()
         if not value:
-            columns.append(_plain(name))
+            columns += [_plain(part.strip()) for part in _split(name, "|")]
             continue
         if len(value) > 1:
             raise ConfigError(f"step {text!r}: {item.strip()!r} has two '='; put a backslash before one in a name")

@@ -34,6 +34,8 @@ from gpukm.preprocessing import (
         ("clip: upper = 1e3 ", Clip(upper=1000)),
         ("log1p:columns=a|b", Log1p(columns=("a", "b"))),
         ("log1p:a,b", Log1p(columns=("a", "b"))),
+        ("log1p: a | b", Log1p(columns=("a", "b"))),
+        (r"log1p:a\|b", Log1p(columns=("a|b",))),
         ("pca:n_components=8", PCA(n_components=8)),
         ("l2", L2Normalize()),
         (r"log1p:columns=a\|b|c\,d|e\=f|g\\h", Log1p(columns=("a|b", "c,d", "e=f", "g\\h"))),
