@@ -87,7 +87,8 @@ def machine() -> dict:
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        lines = info.read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), cpu)
     here = Path(__file__).resolve().parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here)
     dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, cwd=here)
@@ -147,8 +148,9 @@ def main() -> None:
             + f"  ratio {row['ratio']:.2f}  rechecked {row['recheck_rate']:.4%}",
             flush=True,
         )
-    mean = float(np.exp(np.mean([np.log(row["ratio"]) for row in rows])))
-    print(f"geometric mean of the ratio to the faster of the others: {mean:.2f}, least {min(r['ratio'] for r in rows):.2f}")
+    ratios = [row["ratio"] for row in rows]
+    mean = float(np.exp(np.mean(np.log(ratios))))
+    print(f"geometric mean of the ratio to the faster of the others: {mean:.2f}, least {min(ratios):.2f}")
     if arguments.out:
         result = {
             "benchmark": "cpu",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,7 +118,7 @@ def fit_iter(
     keep_labels: bool = True,
     n_shards: int = 1,
     resume: Resume | None = None,
-) -> Iterator[FitProgress]:
+) -> Generator[FitProgress, None, FitResult]:
     """Fit step by step: yields a :class:`FitProgress` an iteration and returns the :class:`FitResult`.
 
     Parameters
@@ -243,7 +243,7 @@ def assign(
         part = np.empty(len(block.x), np.int32)
         selection.backend.assign(block.x, prepared, part)
         d = selection.backend.distances(block.x, centroids, part)
-        inertia += int(exact_sum(d if block.weight is None else block.weight * d))  # type: ignore[arg-type]
+        inertia += int(exact_sum(d if block.weight is None else block.weight * d))
         labels.append(part)
         distances.append(d)
     return Assignment(
@@ -292,7 +292,7 @@ def as_source(source: Any, sample_weight: Any, metric: str, selection: Selection
 
     rows = source if isinstance(source, Source) else open_source(source)
     if not isinstance(rows, Source):
-        from gpukm.preprocessing import Preprocessing, PreparedSource, fit
+        from gpukm.preprocessing import PreparedSource, Preprocessing, fit
 
         rows = PreparedSource(rows, fit(rows, Preprocessing()))
     if sample_weight is not None:

@@ -140,7 +140,9 @@ def _pair_distances(x: np.ndarray, c: np.ndarray) -> np.ndarray:
     return np.asarray(halves[0] + halves[1])
 
 
-def _add(stats: ClusterStats, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, grid: Grid, sign: int) -> None:
+def _add(
+    stats: ClusterStats, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, grid: Grid, sign: int
+) -> None:
     """Add (or with sign -1 take away) at most 2**16 rows: float64 sums of the limbs are exact at that size."""
     if not len(x):
         return

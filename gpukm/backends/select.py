@@ -51,8 +51,10 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise ConfigError(f"device is {device!r}, expected auto, cpu, cuda or cuda:N")
     if device.startswith("cuda"):
-        raise BackendUnavailableError(f"device {device} was asked for, but no backend here runs on a GPU; use --device cpu")
-    rejected = []
+        raise BackendUnavailableError(
+            f"device {device} was asked for, but no backend here runs on a GPU; use --device cpu"
+        )
+    rejected: list[tuple[str, str]] = []
     for name, usable, reason in probe():
         if backend not in ("auto", name):
             continue

@@ -47,7 +47,7 @@ def exact_sum_by(values: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
         part = labels[start : start + _CHUNK_ROWS]
         total = total + _windows(
             values[start : start + _CHUNK_ROWS, None],
-            lambda q, part=part: np.bincount(part, weights=q[:, 0], minlength=k),  # type: ignore[misc]
+            lambda q, part=part: np.bincount(part, weights=q[:, 0], minlength=k),
             k,
         )
     return total

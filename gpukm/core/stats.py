@@ -126,7 +126,7 @@ class ClusterStats:
             self.lo[cluster] += sign * lo.astype(np.int64)
             self.counts[cluster] += sign
             if self.weight_hi is not None and self.weight_lo is not None:
-                w_hi, w_lo = split(np.float64(weight * grid.weight_scale))
+                w_hi, w_lo = split(np.array(weight * grid.weight_scale))
                 self.weight_hi[cluster] += sign * np.int64(w_hi)
                 self.weight_lo[cluster] += sign * np.int64(w_lo)
         self.normalise()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gpukm.backends.base import Backend, Frame
 from gpukm.core.stats import ClusterStats, Grid
 

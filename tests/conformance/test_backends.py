@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from gpukm.backends.numpy import NumpyBackend
 from gpukm_kernels import native_status
+
+from gpukm.backends.numpy import NumpyBackend
 
 HERE = Path(__file__).parent
 

@@ -1,13 +1,9 @@
 """scikit-learn's own checks of an estimator, and its own tests of KMeans with the class exchanged."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from gpukm import KMeans
 from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gpukm import KMeans
 
 SAMPLE_WEIGHTS = "k-means starts from other draws when rows are weighted; scikit-learn's KMeans declares the same"
 EXPECTED_TO_FAIL = {

@@ -3,9 +3,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from gpukm.core.exact import UNIT_EXPONENT, exact_sum, exact_sum_by, fold, to_float, to_floats
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpukm.core.exact import UNIT_EXPONENT, exact_sum, exact_sum_by, fold, to_float, to_floats
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

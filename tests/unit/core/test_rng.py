@@ -1,4 +1,5 @@
 import numpy as np
+
 from gpukm.core import rng
 from gpukm.core.rng import Purpose
 

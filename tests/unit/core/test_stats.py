@@ -1,7 +1,8 @@
 import numpy as np
-from gpukm.core.stats import ClusterStats, Grid, limbs_to_float, split
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpukm.core.stats import ClusterStats, Grid, limbs_to_float, split
 
 big = st.integers(-(2**93), 2**93)
 
