@@ -3,7 +3,7 @@
 Usage: python benchmarks/limits.py [--rows 2147483653] [--threads 2] [--out benchmarks/results/limits-CPU.json]
 
 Row i is entry i modulo 65,537 of a table of drawn values, so no row is ever stored, and the whole fit can be computed
-once more from how often each entry occurs, in integers and fractions. Counts, centroids and inertia must be equal to that
+once more from how often each entry occurs, in integers and fractions. Counts, centroids and inertia must be equal to it
 in every bit before anything is printed.
 """
 
@@ -32,7 +32,7 @@ PERIOD = 65_537
 
 
 def table() -> np.ndarray:
-    """Multiples of 2**-20 in three overlapping clouds, float32 (PERIOD, 1): sums of them are exact on the fit's grid."""
+    """Multiples of 2**-20 in three overlapping clouds, float32 (PERIOD, 1); their sums are exact on the fit's grid."""
     draws = np.random.Philox(key=[2, 0]).random_raw(PERIOD)
     spread = (draws % np.uint64(1 << 20)).astype(np.float64) * 2.0**-20
     cloud = (draws >> np.uint64(40)) % np.uint64(CLUSTERS)
