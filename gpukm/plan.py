@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _AUTO_ROWS = 1 << 20
 #: Labels, distances and what else a row held in memory has beside its features.
 _ROW_STATE_BYTES = 32
-#: Passes that fitting a step makes at most, beside the one that all share.
+#: Passes that fitting a step makes, robust at most, beside the one that all share.
 _FITTING_PASSES = {"standardize": 1, "minmax": 1, "robust": 5, "pca": 2}
 #: The interpreter, NumPy, Arrow and the rest, once all of them are in use.
 _LIBRARIES_BYTES = 200 << 20
@@ -180,7 +180,7 @@ def _passes(
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
     fitting = sum(_FITTING_PASSES.get(step.kind, 0) for step in preprocessing.steps)
     found = (
-        Passes("fit preprocessing", 1 + fitting, bool(fitting), "file"),
+        Passes("fit preprocessing", 1 + fitting, any(step.kind == "robust" for step in preprocessing.steps), "file"),
         Passes("read and fingerprint", 1, False, "file"),
         Passes("check and scan", 1, False, later),
         Passes("seed", starts * seeding, True, later),
@@ -194,13 +194,25 @@ def _passes(
 def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tuple[int | None, list[str]]:
     """Width of the prepared rows, where metadata tells."""
     from gpukm.preprocessing import PCA
+    from gpukm.preprocessing.steps import Feature, chosen
 
-    pca = [step for step in preprocessing.steps if isinstance(step, PCA)]
-    if pca and pca[-1].columns is None:
-        return pca[-1].n_components, []
-    if preprocessing.one_hot or pca:
+    features = [Feature(name, column.name) for column in columns for name in column.features]
+    known = not preprocessing.one_hot
+    for number, step in enumerate(preprocessing.steps):
+        if not isinstance(step, PCA):
+            continue
+        if step.columns is None:
+            features, known = [], True
+        else:
+            places = set(chosen(step, features).tolist()) if known else set()
+            features = [feature for i, feature in enumerate(features) if i not in places]
+        # Which names the components get matters to the steps behind; here they only have to be told apart.
+        taken = {feature.column for feature in features}
+        prefix = next(p for p in ("pca", *(f"pca{i}" for i in range(2, number + 3))) if p not in taken)
+        features += [Feature(f"{prefix}[{i}]", prefix) for i in range(step.n_components)]
+    if not known:
         return None, ["the number of features is known only once the preprocessing is fitted"]
-    return sum(column.size for column in columns), []
+    return len(features), []
 
 
 def _batch_bytes(rows: int, row_bytes: int) -> int:

@@ -29,7 +29,10 @@ def test_width_and_type_come_from_the_schema() -> None:
     assert found.resident and found.flop_per_iteration == 2 * 10 * 5 * 8
     assert make(table, dtype="float64").dtype == "float64"
     assert make(table, step=("pca:n_components=2",)).n_features == 2
+    assert make(table, step=("standardize", "pca:n_components=2,columns=v")).n_features == 3
+    assert make(table, step=("pca:n_components=2,columns=v", "pca:n_components=1,columns=pca|x")).n_features == 1
     assert make(table, one_hot=("name",)).n_features is None
+    assert make(table, one_hot=("name",), step=("pca:n_components=2",)).n_features == 2
     assert make(ArraySource(np.zeros((4, 3)))).dtype == "float64"
 
 
@@ -60,7 +63,11 @@ def test_passes_grow_with_what_is_asked_for() -> None:
         return next(p.count for p in make(raw, **settings).passes if p.purpose == purpose)
 
     assert count("fit preprocessing") == 1
+    assert count("fit preprocessing", step=("log1p", "clip:lower=0", "standardize", "minmax")) == 3
+    assert count("fit preprocessing", step=("standardize", "pca:n_components=1")) == 4
     assert count("fit preprocessing", step=("log1p", "standardize", "robust")) == 7
+    assert not make(raw, step=("standardize",)).passes[0].at_most
+    assert make(raw, step=("robust",)).passes[0].at_most
     assert count("iterate", n_init=3, max_iter=10) == 30
     assert count("label", init="random") == 10
     assert count("seed", init="k-means++") > count("seed", init="random", n_init=1)

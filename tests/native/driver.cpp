@@ -1,0 +1,420 @@
+// Checks the CPU kernels without Python, so that units of other processors can be cross-compiled and run in an emulator.
+//
+// Every unit that runs here is compared, bit for bit, with the definitions written out plainly below, on one thread and on
+// three. The last line is a digest of what the definitions gave: one number on every machine.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "dispatch.h"
+
+using gpukm::Counts;
+using gpukm::Frame;
+using gpukm::Ops;
+using gpukm::Progress;
+using gpukm::Table;
+
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+int64_t checks = 0, failures = 0, pairs_skipped = 0;
+uint64_t digest = 0xcbf29ce484222325u;
+
+void into_digest(const void* data, size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) digest = (digest ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3u;
+}
+
+template <class T>
+void into_digest(const std::vector<T>& v) {
+  into_digest(v.data(), v.size() * sizeof(T));
+}
+
+// Equal bits; a few of the differences are printed.
+template <class T>
+void expect(const std::string& what, const std::vector<T>& got, const std::vector<T>& expected) {
+  ++checks;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (__builtin_memcmp(&got[i], &expected[i], sizeof(T)) == 0) continue;
+    if (++failures <= 20)
+      std::printf("FAILED %s: at %zu got %.17g, expected %.17g\n", what.c_str(), i, double(got[i]), double(expected[i]));
+    return;
+  }
+}
+
+void expect_true(const std::string& what, bool holds) {
+  ++checks;
+  if (!holds && ++failures <= 20) std::printf("FAILED %s\n", what.c_str());
+}
+
+// SplitMix64 (Steele, Lea and Flood, 2014); no library function decides a bit of the data.
+class Draws {
+ public:
+  explicit Draws(uint64_t seed) : state_(seed) {}
+  uint64_t next() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  int64_t below(int64_t n) { return int64_t(next() % uint64_t(n)); }
+  // Four uniform numbers added: bell-shaped, variance about one third, exact in float64.
+  double bell() {
+    int64_t sum = 0;
+    for (int i = 0; i < 4; ++i) sum += int64_t(next() >> 32) - (int64_t(1) << 31);
+    return double(sum) * 0x1p-32;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+enum class Kind { bell, offset, outlier, whole, copies, tiny, huge };
+
+struct Case {
+  const char* name;
+  Kind kind;
+  int64_t n, d, k, groups;
+};
+
+// Off every tile; each number of features that has a kernel of its own; more than one tile of centroids; many true ties.
+const Case kCases[] = {
+    {"one", Kind::bell, 1, 1, 1, 1},
+    {"d1", Kind::bell, 301, 1, 7, 2},
+    {"d2", Kind::bell, 333, 2, 50, 6},
+    {"d3, whole numbers", Kind::whole, 700, 3, 40, 5},
+    {"d4", Kind::bell, 199, 4, 13, 3},
+    {"d8", Kind::offset, 250, 8, 70, 7},
+    {"d16", Kind::bell, 177, 16, 33, 4},
+    {"d17", Kind::bell, 211, 17, 40, 5},
+    {"one centroid", Kind::bell, 100, 20, 1, 1},
+    {"offset", Kind::offset, 200, 24, 30, 4},
+    {"outlier", Kind::outlier, 200, 24, 30, 4},
+    {"whole numbers", Kind::whole, 300, 20, 24, 3},
+    {"copies of rows and of centroids", Kind::copies, 260, 31, 30, 5},
+    {"tiny", Kind::tiny, 150, 19, 20, 3},
+    {"huge", Kind::huge, 150, 19, 20, 3},
+    {"tiny, few features", Kind::tiny, 150, 5, 20, 3},
+    {"huge, few features", Kind::huge, 150, 5, 20, 3},
+    {"many groups", Kind::bell, 400, 32, 130, 13},
+    {"tiles", Kind::bell, 40, 130, 420, 10},
+    {"chunks", Kind::bell, 30, 1029, 9, 2},
+};
+
+template <class X>
+struct Data {
+  std::vector<X> x, c;
+  std::vector<double> w, center;
+  std::vector<int32_t> group_of;
+  Frame frame;
+};
+
+template <class X>
+X value(const Case& a, Draws& draws, int64_t row) {
+  const double v = draws.bell();
+  const bool wide = sizeof(X) == 8;
+  switch (a.kind) {
+    case Kind::offset: return X(v + 1e6);
+    case Kind::outlier: return X(row == 7 ? v * 1e9 : v);
+    case Kind::whole: return X(draws.below(4));
+    case Kind::tiny: return X(v * (wide ? 0x1p-1030 : 0x1p-140));  // denormal, and its square is nothing
+    case Kind::huge: return X(v * (wide ? 0x1p400 : 0x1p100));
+    default: return X(v);
+  }
+}
+
+template <class X>
+Data<X> make(const Case& a) {
+  Draws draws(uint64_t(a.n * 1000003 + a.d * 1009 + a.k));
+  Data<X> data;
+  data.x.resize(size_t(a.n * a.d));
+  for (int64_t i = 0; i < a.n; ++i)
+    for (int64_t f = 0; f < a.d; ++f)
+      data.x[size_t(i * a.d + f)] =
+          a.kind == Kind::copies && i >= 9 ? data.x[size_t(i % 9 * a.d + f)] : value<X>(a, draws, i);
+  for (int64_t j = 0; j < a.k; ++j) {
+    const int64_t from = draws.below(a.n);
+    for (int64_t f = 0; f < a.d; ++f) data.c.push_back(data.x[size_t(from * a.d + f)]);
+    data.group_of.push_back(int32_t(j * a.groups / a.k));
+  }
+  for (int64_t i = 0; i < a.n; ++i) data.w.push_back(double(draws.below(1000)) * 0x1p-8);
+  // Any center representable in X will do: a row is one.
+  double radius = 0;
+  for (int64_t f = 0; f < a.d; ++f) data.center.push_back(double(data.x[size_t(f)]));
+  for (int64_t i = 0; i < a.n; ++i)
+    for (int64_t f = 0; f < a.d; ++f) {
+      const double away = std::fabs(double(data.x[size_t(i * a.d + f)]) - data.center[size_t(f)]);
+      radius = away > radius ? away : radius;
+    }
+  data.frame = {data.center.data(), radius};
+  return data;
+}
+
+// D(x, c) by its definition.
+template <class X>
+double distance(const X* x, const X* c, int64_t d) {
+  double lane[8] = {};
+  for (int64_t f = 0; f < d; ++f) {
+    const double difference = double(x[f]) - double(c[f]);
+    lane[f % 8] += difference * difference;
+  }
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+struct Truth {
+  std::vector<double> all, nearest, second;
+  std::vector<int32_t> labels;
+};
+
+template <class X>
+Truth truth(const Case& a, const Data<X>& data, const std::vector<X>& c) {
+  Truth t;
+  for (int64_t i = 0; i < a.n; ++i) {
+    double first = kInf, second = kInf;
+    int32_t label = 0;
+    for (int64_t j = 0; j < a.k; ++j) {
+      const double v = distance(&data.x[size_t(i * a.d)], &c[size_t(j * a.d)], a.d);
+      t.all.push_back(v);
+      if (v < first) {
+        second = first;
+        first = v;
+        label = int32_t(j);
+      } else if (v < second) {
+        second = v;
+      }
+    }
+    t.labels.push_back(label);
+    t.nearest.push_back(first);
+    t.second.push_back(second);
+  }
+  into_digest(t.labels);
+  into_digest(t.nearest);
+  into_digest(t.second);
+  return t;
+}
+
+// Centroids that move a little, not at all, and far.
+template <class X>
+std::vector<std::vector<X>> paths(const Case& a, const Data<X>& data) {
+  std::vector<std::vector<X>> path{data.c};
+  Draws draws(uint64_t(a.n + a.d + a.k));
+  for (const double share : {1.0 / 16, 1.0 / 64, 0.0, 1.0, 1.0 / 256}) {
+    std::vector<X> c = path.back();
+    for (int64_t j = 0; j < a.k; ++j) {
+      const int64_t to = draws.below(a.n);
+      for (int64_t f = 0; f < a.d; ++f) {
+        X& v = c[size_t(j * a.d + f)];
+        v = X(v + X(share) * (data.x[size_t(to * a.d + f)] - v));
+      }
+    }
+    path.push_back(c);
+  }
+  return path;
+}
+
+using Wide = __int128;
+
+struct Sums {
+  std::vector<int64_t> hi, lo, counts, w_hi, w_lo;
+  Sums(int64_t k, int64_t d)
+      : hi(size_t(k * d)), lo(size_t(k * d)), counts(size_t(k)), w_hi(size_t(k)), w_lo(size_t(k)) {}
+  // How a sum is split in two is nobody's business.
+  static std::vector<Wide> joined(const std::vector<int64_t>& hi, const std::vector<int64_t>& lo) {
+    std::vector<Wide> out;
+    for (size_t i = 0; i < hi.size(); ++i) out.push_back((Wide(hi[i]) << 32) + lo[i]);
+    return out;
+  }
+};
+
+// The power of two that takes a total of at most `most` to 2^81 at most.
+double scale_for(double most) {
+  int exponent = 0;
+  std::frexp(most, &exponent);
+  return most > 0 ? std::ldexp(1.0, std::fmin(81 - exponent, 1000)) : 1.0;
+}
+
+template <class X>
+void check_sums(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops,
+                const std::vector<int32_t>& first, const std::vector<int32_t>& then, int threads) {
+  for (const bool weighted : {false, true}) {
+    const double* w = weighted ? data.w.data() : nullptr;
+    double most_weight = 0;
+    for (int64_t i = 0; i < a.n; ++i) most_weight += weighted ? data.w[size_t(i)] : 1.0;
+    std::vector<double> scales(size_t(a.d), 1.0);
+    for (int64_t f = 0; f < a.d; ++f) {
+      double largest = 0;
+      for (int64_t i = 0; i < a.n; ++i) largest = std::fmax(largest, std::fabs(double(data.x[size_t(i * a.d + f)])));
+      scales[size_t(f)] = scale_for(most_weight * largest);
+    }
+    const double w_scale = scale_for(most_weight);
+    Sums sums(a.k, a.d);
+    int64_t* w_hi = weighted ? sums.w_hi.data() : nullptr;
+    int64_t* w_lo = weighted ? sums.w_lo.data() : nullptr;
+    const std::vector<int32_t>* before = nullptr;
+    for (const std::vector<int32_t>* labels : {&first, &then}) {
+      int64_t expected_moves = 0;
+      std::vector<Wide> expected(size_t(a.k * a.d)), expected_weight(size_t(a.k));
+      std::vector<int64_t> expected_counts(size_t(a.k));
+      for (int64_t i = 0; i < a.n; ++i) {
+        const int64_t j = (*labels)[size_t(i)];
+        expected_moves += !before || (*before)[size_t(i)] != j;
+        ++expected_counts[size_t(j)];
+        const double weight = weighted ? data.w[size_t(i)] : 1.0;
+        if (weighted) expected_weight[size_t(j)] += Wide(std::rint(weight * w_scale));
+        for (int64_t f = 0; f < a.d; ++f)
+          expected[size_t(j * a.d + f)] +=
+              Wide(std::rint(weight * double(data.x[size_t(i * a.d + f)]) * scales[size_t(f)]));
+      }
+      const int64_t moves =
+          ops.accumulate(data.x.data(), w, a.n, a.d, a.k, labels->data(), before ? before->data() : nullptr,
+                         scales.data(), w_scale, sums.hi.data(), sums.lo.data(), sums.counts.data(), w_hi, w_lo, threads);
+      const std::string what = name + (weighted ? ", weighted" : "") + (before ? ", moved" : ", all");
+      expect_true(what + ": rows moved", moves == expected_moves);
+      expect(what + ": sums", Sums::joined(sums.hi, sums.lo), expected);
+      expect(what + ": counts", sums.counts, expected_counts);
+      if (weighted) expect(what + ": weights", Sums::joined(sums.w_hi, sums.w_lo), expected_weight);
+      into_digest(expected);
+      before = labels;
+    }
+  }
+}
+
+template <class X>
+void check_distances(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops, const Truth& t,
+                     int threads) {
+  std::vector<double> out(size_t(a.n)), all(size_t(a.n * a.k));
+  ops.distances(data.x.data(), a.n, a.d, data.c.data(), t.labels.data(), out.data(), threads);
+  expect(name + ": distances", out, t.nearest);
+  ops.cross(data.x.data(), a.n, a.d, data.c.data(), a.k, all.data(), threads);
+  expect(name + ": cross", all, t.all);
+
+  // Seeds so far: every other row knows a distance already.
+  std::vector<double> known(size_t(a.n)), expected(size_t(a.n));
+  for (int64_t i = 0; i < a.n; ++i) {
+    known[size_t(i)] = i % 2 ? t.all[size_t(i * a.k + a.k / 2)] : kInf;
+    expected[size_t(i)] = std::fmin(known[size_t(i)], t.nearest[size_t(i)]);
+  }
+  std::vector<double> nearest = known;
+  ops.lower(data.x.data(), a.n, a.d, data.c.data(), a.k, nearest.data(), threads);
+  expect(name + ": lower", nearest, expected);
+
+  double largest = 0;
+  for (const double v : t.all) largest = std::fmax(largest, v);
+  const double scale = scale_for(largest * 4 * double(a.n)) * 0x1p-21;
+  for (const bool weighted : {false, true}) {
+    std::vector<int64_t> potentials(size_t(a.k)), totals(size_t(a.k));
+    for (int64_t j = 0; j < a.k; ++j)
+      for (int64_t i = 0; i < a.n; ++i) {
+        const double v = std::fmin(known[size_t(i)], t.all[size_t(i * a.k + j)]);
+        totals[size_t(j)] += int64_t(std::rint((weighted ? data.w[size_t(i)] : 1.0) * v * scale));
+      }
+    ops.potentials(data.x.data(), weighted ? data.w.data() : nullptr, a.n, a.d, data.c.data(), a.k, known.data(), scale,
+                   potentials.data(), threads);
+    expect(name + ": potentials", potentials, totals);
+  }
+}
+
+template <class X>
+void check_labels(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops, const Truth& t,
+                  int threads) {
+  std::vector<int32_t> labels(size_t(a.n), -1);
+  std::vector<double> nearest(size_t(a.n)), second(size_t(a.n));
+  void* prepared = ops.prepare(data.c.data(), a.k, a.d, data.frame);
+  const Counts counts = ops.assign(data.x.data(), a.n, prepared, labels.data(), threads);
+  expect(name + ": labels", labels, t.labels);
+  expect_true(name + ": rechecked rows", counts.rechecked >= 0 && counts.rechecked <= a.n);
+  labels.assign(size_t(a.n), -1);
+  ops.assign_two(data.x.data(), a.n, prepared, labels.data(), nearest.data(), second.data(), threads);
+  ops.release(prepared);
+  expect(name + ": labels of two", labels, t.labels);
+  expect(name + ": nearest", nearest, t.nearest);
+  expect(name + ": second", second, t.second);
+}
+
+template <class X>
+void check_track(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops,
+                 const std::vector<std::vector<X>>& path, const std::vector<Truth>& truths, int threads) {
+  void* tracker = ops.track_start(a.n, a.d, a.k, a.groups, data.group_of.data());
+  std::vector<int32_t> labels(size_t(a.n), 0);
+  for (size_t step = 0; step < path.size(); ++step) {
+    Progress progress;
+    ops.track(data.x.data(), path[step].data(), data.frame, tracker, labels.data(), &progress, threads);
+    expect(name + ": tracked labels, step " + std::to_string(step), labels, truths[step].labels);
+    expect_true(name + ": pairs", progress.scored >= 0 && progress.scored <= progress.pairs);
+    pairs_skipped += progress.pairs - progress.scored;
+  }
+  ops.track_stop(tracker);
+}
+
+template <class X>
+void check(const std::vector<const Table*>& tables, const Ops<X> Table::*member, const char* type) {
+  for (const Case& a : kCases) {
+    const Data<X> data = make<X>(a);
+    const auto path = paths(a, data);
+    std::vector<Truth> truths;
+    for (const auto& c : path) truths.push_back(truth(a, data, c));
+    for (const Table* table : tables)
+      for (const int threads : {1, 3}) {
+        const Ops<X>& ops = table->*member;
+        const std::string name =
+            std::string(table->name) + ", " + type + ", " + a.name + ", " + std::to_string(threads) + " threads";
+        check_labels(name, a, data, ops, truths[0], threads);
+        check_distances(name, a, data, ops, truths[0], threads);
+        check_sums(name, a, data, ops, truths[0].labels, truths[3].labels, threads);
+        check_track(name, a, data, ops, path, truths, threads);
+      }
+  }
+}
+
+// Kernels restore IEEE arithmetic where a caller has switched denormals off.
+void check_flushed(const std::vector<const Table*>& tables) {
+  for (const Case& a : kCases) {
+    if (a.kind != Kind::tiny) continue;
+    const Data<float> data = make<float>(a);
+    const Truth t = truth(a, data, data.c);
+    for (const Table* table : tables) {
+      std::vector<int32_t> labels(size_t(a.n), -1);
+#if defined(__x86_64__)
+      const unsigned before = _mm_getcsr();
+      _mm_setcsr(before | 0x8040u);
+#elif defined(__aarch64__)
+      uint64_t before;
+      asm volatile("mrs %0, fpcr" : "=r"(before));
+      asm volatile("msr fpcr, %0" ::"r"(before | uint64_t(1) << 24));
+#endif
+      void* prepared = table->f32.prepare(data.c.data(), a.k, a.d, data.frame);
+      table->f32.assign(data.x.data(), a.n, prepared, labels.data(), 1);
+      table->f32.release(prepared);
+#if defined(__x86_64__)
+      _mm_setcsr(before);
+#elif defined(__aarch64__)
+      asm volatile("msr fpcr, %0" ::"r"(before));
+#endif
+      expect(std::string(table->name) + ", " + a.name + ": labels with denormals switched off", labels, t.labels);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::vector<const Table*> tables;
+  for (const char* name : {"portable", "avx2", "avx512", "neon"}) {
+    const Table* table = gpukm::choose(name);
+    if (table) tables.push_back(table);
+    std::printf("%s: %s\n", name, table ? "runs here" : "does not run here");
+  }
+  check<float>(tables, &Table::f32, "float32");
+  check<double>(tables, &Table::f64, "float64");
+  check_flushed(tables);
+  expect_true("tracking skips work", pairs_skipped > 0);
+  std::printf("%lld checks, %lld failed\ndigest %016llx\n", static_cast<long long>(checks),
+              static_cast<long long>(failures), static_cast<unsigned long long>(digest));
+  return failures != 0;
+}
