@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PIP_WHEEL = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,8 +23,7 @@ def build(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Build a wheel in a fresh build folder."""
     kept = {key: value for key, value in os.environ.items() if key not in ("GPUKM_REQUIRE_NATIVE", "PYTHONPATH")}
     return subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(target)]
-        + ["-C", f"build-dir={target / 'build'}", str(ROOT)],
+        [*PIP_WHEEL, "-w", str(target), "-C", f"build-dir={target / 'build'}", str(ROOT)],
         env={**kept, **environment},
         capture_output=True,
         text=True,
