@@ -7,33 +7,8 @@ import sys
 
 import pytest
 
-OUTER = {"pyarrow", "fsspec", "pydantic", "rich", "jinja2", "dask", "distributed", "sklearn", "pandas", "typer"}
 HEAVY = {"torch", "cupy", "dask", "distributed", "numba", "sklearn", "pyarrow", "pandas", "scipy", "polars", "numpy"}
-    "torch",
-    "cupy",
-    "dask",
-    "distributed",
-    "numba",
-    "sklearn",
-    "pyarrow",
-    "pandas",
-    "scipy",
-    "polars",
-    "numpy",
-    "fsspec",
-]
-    "pyarrow",
-    "fsspec",
-    "pydantic",
-    "rich",
-    "jinja2",
-    "dask",
-    "distributed",
-    "sklearn",
-    "pandas",
-    "typer",
-    "safetensors",
-]
+OUTER = {"pyarrow", "fsspec", "pydantic", "rich", "jinja2", "dask", "distributed", "sklearn", "pandas", "typer"}
 
 
 def run(code: str) -> str:
