@@ -46,6 +46,14 @@ class Backend(ABC):
     def assign(self, x: np.ndarray, prepared: Any, labels: np.ndarray) -> int:
         """Write ``argmin_j D(x, c_j)``, ties to the lowest j, into ``labels`` (n,) int32; return the rows rechecked."""
 
+    def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
+        """State that lets :meth:`track` skip work on these rows from call to call; None where it would not pay."""
+        return None
+
+    def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
+        """As :meth:`assign`, with a tracker; ``labels`` holds the result of the call before and is overwritten."""
+        raise NotImplementedError(f"backend {self.name} makes no trackers")
+
     @abstractmethod
     def assign_two(self, x: np.ndarray, prepared: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (n,) int32, D to the nearest and D to the second nearest (n,) float64; inf where k is one."""

@@ -11,6 +11,10 @@ from gpukm.backends.base import Backend, Frame
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import ConfigError
 
+# Centroids of a group: enough of them to be worth gathering rows for, few enough to rule groups out.
+_GROUP_SIZE = 40
+_TRACKED_CLUSTERS = 128
+_GROUPING_ROUNDS = 4
 # A place among the packed centroids travels as float32.
 _MAX_CLUSTERS = 1 << 23
 
@@ -40,6 +44,19 @@ class CpuBackend(Backend):
 
     def assign(self, x: np.ndarray, prepared: Any, labels: np.ndarray) -> int:
         return int(self._cpu.assign(x, prepared, labels, self._threads)) if len(x) else 0
+
+    def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
+        groups = _group_count(x, len(centroids))
+        return self.follow(x, centroids, groups) if groups > 1 else None
+
+    def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int) -> Any:
+        """Make a tracker with so many groups of centroids."""
+        make = self._cpu.TrackerF32 if x.dtype == np.float32 else self._cpu.TrackerF64
+        return make(len(x), x.shape[1], groups, _neighbours(centroids, groups))
+
+    def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
+        center = np.ascontiguousarray(frame.center, np.float64)
+        return int(tracker.assign(x, np.ascontiguousarray(centroids), center, frame.radius, labels, self._threads))
 
     def assign_two(self, x: np.ndarray, prepared: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         labels = np.empty(len(x), np.int32)
@@ -94,6 +111,27 @@ class CpuBackend(Backend):
         scale = float(np.ldexp(1.0, exponent))
         self._cpu.potentials(x, weight, _like(points, x), nearest, scale, total, self._threads)
         return total
+
+
+def _group_count(x: np.ndarray, k: int) -> int:
+    """Groups to keep bounds for; their memory, four bytes a row and group, stays within that of the rows."""
+    if k < _TRACKED_CLUSTERS:
+        return 1
+    return int(min(k // _GROUP_SIZE, max(x.nbytes // (4 * max(len(x), 1)), 1)))
+
+
+def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:
+    """Partition centroids into groups of neighbours by a few rounds of Lloyd; it decides speed only."""
+    c = centroids.astype(np.float64)
+    c -= np.median(c, axis=0)
+    centers = c[np.linspace(0, len(c) - 1, groups).astype(np.int64)]
+    for _ in range(_GROUPING_ROUNDS):
+        label = (0.5 * (centers * centers).sum(axis=1) - c @ centers.T).argmin(axis=1)
+        counts = np.bincount(label, minlength=groups)
+        sums = np.zeros_like(centers)
+        np.add.at(sums, label, c)
+        centers = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centers)
+    return label.astype(np.int32)
 
 
 def _like(points: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -142,7 +142,9 @@ def _centroids(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> n
 
 def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
     """Mean over features of the weighted variance, from order-free totals."""
-    total = ClusterStats(stats.hi.sum(0, keepdims=True), stats.lo.sum(0, keepdims=True), stats.counts.sum(keepdims=True))
+    total = ClusterStats(
+        stats.hi.sum(0, keepdims=True), stats.lo.sum(0, keepdims=True), stats.counts.sum(keepdims=True)
+    )
     total.normalise()
     weight = problem.total_weight
     mean = total.sums(problem.grid)[0] / weight

@@ -174,6 +174,7 @@ class Shard:
         self._labels: np.ndarray | None = None
         self._labels_for: np.ndarray | None = None
         self._stats: ClusterStats | None = None
+        self._tracker: Any = None
         self._grid: Grid | None = None
         self.nearest: RowState | None = None
 
@@ -249,14 +250,15 @@ class Shard:
     def begin(self, grid: Grid) -> None:
         """Start a fit: forget labels and sums of an earlier one."""
         self._grid, self._labels, self._labels_for, self._stats = grid, None, None, None
+        self._tracker = None
 
     def step(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Label every row and sum it into its cluster."""
         assert self._grid is not None
+        if self.resident:
+            return self._step_resident(centroids, frame)
         prepared = self.backend.prepare(centroids, frame)
         k = len(centroids)
-        if self.resident:
-            return self._step_resident(prepared, k, centroids)
         total, scored, rechecked = None, 0, 0
         for block in self.blocks():
             labels = np.empty(len(block.x), np.int32)
@@ -269,17 +271,27 @@ class Shard:
             total = ClusterStats.zero(k, self.source.n_features, False)
         return Step(total, scored, scored, rechecked)
 
-    def _step_resident(self, prepared: Any, k: int, centroids: np.ndarray) -> Step:
+    def _step_resident(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Step that keeps labels, so that later sums touch only the rows that moved."""
         assert self._grid is not None
         block = next(self.blocks())
-        labels = np.empty(len(block.x), np.int32)
-        rechecked = self.backend.assign(block.x, prepared, labels)
+        before = self._labels
+        labels, rechecked = self._label_resident(block, centroids, frame)
         if self._stats is None:
-            self._stats = ClusterStats.zero(k, block.x.shape[1], block.weight is not None)
-        moved = self.backend.accumulate(self._stats, block.x, block.weight, labels, self._labels, self._grid)
+            self._stats = ClusterStats.zero(len(centroids), block.x.shape[1], block.weight is not None)
+        moved = self.backend.accumulate(self._stats, block.x, block.weight, labels, before, self._grid)
         self._labels, self._labels_for = labels, centroids
         return Step(self._stats.copy(), moved, len(labels), rechecked)
+
+    def _label_resident(self, block: Block, centroids: np.ndarray, frame: Frame) -> tuple[np.ndarray, int]:
+        """Exact labels of rows in memory, with what is known from the step before; and the rows rechecked."""
+        if self._labels is None:
+            self._tracker = self.backend.tracker(block.x, centroids)
+        if self._tracker is None:
+            labels = np.empty(len(block.x), np.int32)
+            return labels, self.backend.assign(block.x, self.backend.prepare(centroids, frame), labels)
+        labels = np.zeros(len(block.x), np.int32) if self._labels is None else self._labels.copy()
+        return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels)
 
     def with_nearest(self) -> Iterator[tuple[Block, np.ndarray]]:
         """Blocks with the squared distance of each row to the nearest seed so far, (n,) float64."""
@@ -316,6 +328,13 @@ class Shard:
         if self._labels is not None and self._labels_for is not None and _same(self._labels_for, centroids):
             yield next(self.blocks()), self._labels, 0
             return
+        if self._tracker is not None and self._labels is not None and self._labels_for is not None:
+            block = next(self.blocks())
+            labels, rechecked = self._label_resident(block, centroids, frame)
+            # The tracker has moved on to these centroids, so the labels must follow.
+            self._labels, self._labels_for = labels, centroids
+            yield block, labels, rechecked
+            return
         prepared = self.backend.prepare(centroids, frame)
         for block in self.blocks():
             labels = np.empty(len(block.x), np.int32)
@@ -344,8 +363,7 @@ class Shard:
                 kept[block.rows] = labels
         if weights is not None:
             total.weight_hi, total.weight_lo = weights.weight_hi, weights.weight_lo
-        self._labels = kept
-        self._labels_for = None
+        self._labels, self._labels_for, self._tracker = kept, None, None
         return Final(total, inertia, scored, rechecked)
 
     @property

@@ -203,3 +203,41 @@ class BackendConformance:
         np.testing.assert_array_equal(backend.potentials(nearest, x, w, points, 30), expected)
         backend.lower(nearest, x, points)
         np.testing.assert_array_equal(nearest, d.min(axis=1))
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize(
+        ("n", "d", "k"), [(300, 2, 20), (3000, 3, 40), (2500, 16, 50), (2500, 17, 64), (1500, 130, 60)]
+    )
+    @pytest.mark.parametrize("name", ["mixture", *HARD[:8]])
+    def test_tracked_labels(self, backend, name, n, d, k, dtype):
+        """Centroids that settle, jump, coincide and barely move; labels must be those of a fresh look every time."""
+        rng = np.random.default_rng(n + k)
+        x = 4 * rng.normal(size=(k, d))[rng.integers(0, k, n)] + rng.normal(size=(n, d))
+        if name != "mixture":
+            x, _ = hard_data(name, dtype, rng, n, d, k)
+        x = x.astype(dtype)
+        n = len(x)
+        c = x[rng.integers(0, n, k)].copy()
+        tracker = self.tracker(backend, x, c)
+        if tracker is None:
+            with pytest.raises(NotImplementedError, match="no trackers"):
+                backend.track(tracker, x, c, frame_of(x), np.zeros(n, np.int32))
+            return
+        labels = np.zeros(n, np.int32)
+        frame = frame_of(x)
+        for iteration in range(7):
+            backend.track(tracker, x, c, frame, labels)
+            expected = fast_distances(x, c).argmin(axis=1)
+            np.testing.assert_array_equal(labels, expected, err_msg=f"iteration {iteration}")
+            for j in np.unique(labels):
+                c[j] = x[labels == j].astype(np.float64).mean(axis=0).astype(dtype)
+            if iteration == 2:
+                c[rng.integers(0, k)] = 1.5 * x[rng.integers(0, n)]
+            elif iteration == 3:
+                c[1] = c[2]
+            elif iteration == 4:
+                c[0] = np.nextafter(c[0], dtype(np.inf))
+
+    def tracker(self, backend, x, c):
+        """A tracker whatever the size of the problem."""
+        return backend.tracker(x, c)

@@ -38,6 +38,9 @@ class TestCpu(BackendConformance):
 
         return CpuBackend(threads=request.param)
 
+    def tracker(self, backend, x, c):
+        return backend.follow(x, c, max(2, len(c) // 4))
+
 
 @pytest.mark.native
 @pytest.mark.skipif(not native_status()[0], reason=native_status()[1])

@@ -60,6 +60,16 @@ def test_one_hash(init, dtype, weighted, metric):
     assert [name for name, b in found.items() if b != first] == []
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_hash_where_rows_are_tracked(dtype):
+    x, w = data(dtype, True, n=4000, d=12, k=40)
+    found = {
+        name: bits(kmeans(kind(x, weight=w), 160, init="random", n_init=1, max_iter=12, seed=5, **settings))
+        for name, kind, settings in runs()
+    }
+    assert [name for name, b in found.items() if b != found["numpy"]] == []
+
+
 def test_empty_clusters_and_duplicates():
     rng = np.random.default_rng(1)
     x = np.repeat(rng.normal(size=(40, 3)), 10, axis=0)

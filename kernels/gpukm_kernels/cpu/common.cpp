@@ -25,10 +25,11 @@ void* allocate(size_t bytes) {
 
 void deallocate(void* p) { std::free(p); }
 
-void sort_by_norm(const double* norms, const void* rows, size_t row_bytes, int64_t k, int32_t* order) {
+void sort_by_norm(const int32_t* groups, const double* norms, const void* rows, size_t row_bytes, int64_t k, int32_t* order) {
   const char* bytes = static_cast<const char*>(rows);
   std::iota(order, order + k, 0);
   std::sort(order, order + k, [=](int32_t a, int32_t b) {
+    if (groups && groups[a] != groups[b]) return groups[a] < groups[b];
     if (norms[a] != norms[b]) return norms[a] < norms[b];
     int c = std::memcmp(bytes + size_t(a) * row_bytes, bytes + size_t(b) * row_bytes, row_bytes);
     return c != 0 ? c < 0 : a < b;

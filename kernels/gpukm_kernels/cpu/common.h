@@ -10,8 +10,8 @@ namespace gpukm {
 void* allocate(size_t bytes);
 void deallocate(void* p);
 
-// Sorts `order` (0 .. k-1) by norm, then by the bytes of the rows, then by index.
-void sort_by_norm(const double* norms, const void* rows, size_t row_bytes, int64_t k, int32_t* order);
+// Sorts `order` (0 .. k-1) by group (where not null), norm, the bytes of the rows, and index.
+void sort_by_norm(const int32_t* groups, const double* norms, const void* rows, size_t row_bytes, int64_t k, int32_t* order);
 
 int thread_number();
 int team_size();

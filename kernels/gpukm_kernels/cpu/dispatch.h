@@ -17,6 +17,13 @@ struct Counts {
   int64_t compared = 0;   // D evaluations made for them
 };
 
+// What a tracked assignment had to score.
+struct Progress {
+  int64_t scored = 0;  // (row, group) pairs
+  int64_t pairs = 0;   // of so many
+  bool useful = true;  // false once bounds were given up
+};
+
 // Rows are row-major and contiguous. X is float or double. D(x, c) is defined in exact.inl.h.
 template <class X>
 struct Ops {
@@ -28,6 +35,12 @@ struct Ops {
   // The same, with D to the nearest and to the second nearest centroid.
   Counts (*assign_two)(const X* x, int64_t n, const void* prepared, int32_t* labels, double* nearest, double* second,
                        int threads);
+  // State for assigning the same n rows to moving centroids, which are kept in groups of neighbours.
+  void* (*track_start)(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of);
+  void (*track_stop)(void* tracker);
+  // As assign, skipping what the state rules out; `labels` holds the result of the call before.
+  Counts (*track)(const X* x, const X* centroids, Frame frame, void* tracker, int32_t* labels, Progress* progress,
+                  int threads);
   // out[i] = D(x_i, c_labels[i]).
   void (*distances)(const X* x, int64_t n, int64_t d, const X* c, const int32_t* labels, double* out, int threads);
   // out[i * m + j] = D(x_i, p_j).

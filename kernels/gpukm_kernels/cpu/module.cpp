@@ -60,8 +60,37 @@ struct Centroids {
   Centroids(const Centroids&) = delete;
 };
 
+// Rows followed through the iterations of a fit.
 template <class X>
-void bind(nb::module_& m, const char* centroids_name) {
+struct Tracker {
+  void* state;
+  int64_t n, d, k;
+  gpukm::Progress progress;
+  Tracker(int64_t n_, int64_t d_, int64_t groups, In<int32_t> group_of)
+      : n(n_), d(d_), k(int64_t(group_of.shape(0))) {
+    state = ops<X>().track_start(n, d, k, groups, group_of.data());
+  }
+  ~Tracker() { ops<X>().track_stop(state); }
+  Tracker(const Tracker&) = delete;
+
+  int64_t assign(In<X> x, In<X> centroids, In<double> center, double radius, Out<int32_t> labels, int threads) {
+    if (int64_t(x.shape(0)) != n || int64_t(x.shape(1)) != d || int64_t(centroids.shape(0)) != k)
+      throw std::invalid_argument("a tracker follows the rows and the number of centroids it was made for");
+    nb::gil_scoped_release release;
+    return ops<X>()
+        .track(x.data(), centroids.data(), Frame{center.data(), radius}, state, labels.data(), &progress, team(threads))
+        .rechecked;
+  }
+};
+
+template <class X>
+void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) {
+  nb::class_<Tracker<X>>(m, tracker_name)
+      .def(nb::init<int64_t, int64_t, int64_t, In<int32_t>>())
+      .def("assign", &Tracker<X>::assign)
+      .def_prop_ro("scored", [](const Tracker<X>& t) { return t.progress.scored; })
+      .def_prop_ro("pairs", [](const Tracker<X>& t) { return t.progress.pairs; })
+      .def_prop_ro("useful", [](const Tracker<X>& t) { return t.progress.useful; });
   nb::class_<Centroids<X>>(m, centroids_name).def(nb::init<In<X>, In<double>, double>());
   m.def("assign", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, int threads) {
     nb::gil_scoped_release release;
@@ -122,6 +151,6 @@ void bind(nb::module_& m, const char* centroids_name) {
 NB_MODULE(_cpu, m) {
   m.def("isa", [] { return std::string(table().name); });
   m.def("max_threads", [] { return omp_get_max_threads(); });
-  bind<float>(m, "CentroidsF32");
-  bind<double>(m, "CentroidsF64");
+  bind<float>(m, "CentroidsF32", "TrackerF32");
+  bind<double>(m, "CentroidsF64", "TrackerF64");
 }

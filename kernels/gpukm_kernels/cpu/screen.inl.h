@@ -37,6 +37,7 @@ template <class T>
 struct Tile {
   int64_t first, blocks;  // register blocks of kBlock centroids
   T largest;              // >= |c'| of every centroid in it
+  int32_t group;          // tiles of a group are neighbours
 };
 
 // Centroids packed for screening in T.
@@ -55,15 +56,26 @@ struct Packed {
   // |score - truth| <= by_product |x'||c'| + by_norm |c'|^2 + by_row |x'|^2 + tiny (1 + |x'|) (1 + |c'|)
   double by_product = 0, by_norm = 0, by_row = 0, tiny = 0, by_score = 0;
 
-  Packed(const X* c, int64_t k_, int64_t d_, const double* center_, double radius_);
+  bool has_copies = false;
+
+  // `group_of` [k] keeps the centroids of groups 0 .. groups - 1 together; null for one group.
+  Packed(const X* c, int64_t k_, int64_t d_, const double* center_, double radius_, const int32_t* group_of = nullptr);
+
+  // Register blocks at most: those of the centroids, and one broken off by every tile or group that ends early.
+  static int64_t most_blocks(int64_t k, const int32_t* group_of) {
+    int64_t groups = 1;
+    for (int64_t j = 0; group_of && j < k; ++j) groups = group_of[j] >= groups ? group_of[j] + 1 : groups;
+    return k / kBlock + 1 + kFarTiles + groups;
+  }
 };
 
 template <class X, class T>
-Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, double radius_)
+Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, double radius_,
+                     const int32_t* group_of)
     : k(k_), d(d_), difference(d_ <= kDifferenceMax && sizeof(T) >= sizeof(X)), radius(radius_), center(d_),
-      panels((k_ / kBlock + 1 + kFarTiles) * kBlock * d_), half_norms((k_ / kBlock + 1 + kFarTiles) * kBlock),
-      index((k_ / kBlock + 1 + kFarTiles) * kBlock), copies((k_ / kBlock + 1 + kFarTiles) * kBlock),
-      tiles(k_ / kBlock + 2 + kFarTiles) {
+      panels(most_blocks(k_, group_of) * kBlock * d_), half_norms(most_blocks(k_, group_of) * kBlock),
+      index(most_blocks(k_, group_of) * kBlock), copies(most_blocks(k_, group_of) * kBlock),
+      tiles(most_blocks(k_, group_of) + 1) {
   const double unit = Limits<T>::unit;
   for (int64_t f = 0; f < d; ++f) center[f] = Wider<X, T>(center_[f]);
   Buffer<double> norms(k);
@@ -87,7 +99,7 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, 
     norms[j] = __builtin_sqrt(sum);
   }
   Buffer<int32_t> order(k);
-  sort_by_norm(norms.data(), c, size_t(d) * sizeof(X), k, order.data());
+  sort_by_norm(group_of, norms.data(), c, size_t(d) * sizeof(X), k, order.data());
   const double middle = norms[order[k / 2]];
 
   // Bit-identical centroids tie everywhere; the sort puts them side by side with the lowest index first.
@@ -97,7 +109,10 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, 
   for (int64_t p = 0; p < k; ++p) {
     const int32_t j = order[p];
     const X* row = c + int64_t(j) * d;
-    if (p && __builtin_memcmp(row, c + int64_t(order[p - 1]) * d, size_t(d) * sizeof(X)) == 0) {
+    const int32_t group = group_of ? group_of[j] : 0;
+    const bool new_group = !n_tiles || tiles[n_tiles - 1].group != group;
+    if (!new_group && __builtin_memcmp(row, c + int64_t(order[p - 1]) * d, size_t(d) * sizeof(X)) == 0) {
+      has_copies = true;
       ++copies[block * kBlock + lane - 1];
       continue;
     }
@@ -105,9 +120,9 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, 
     const double base = tile_first > middle / 8 ? tile_first : middle / 8;
     const bool far = n_tiles && !difference && far_tiles < kFarTiles && norms[j] > 16 * base;
     const bool full = n_tiles && lane == kBlock && tiles[n_tiles - 1].blocks >= (most > 1 ? most : 1);
-    if (!n_tiles || far || full) {
-      far_tiles += far;
-      tiles[n_tiles++] = {block + 1, 0, T(0)};
+    if (new_group || far || full) {
+      far_tiles += !new_group && far;
+      tiles[n_tiles++] = {block + 1, 0, T(0), group};
       tile_first = norms[j];
       lane = kBlock;
     }
@@ -420,16 +435,16 @@ struct Prepared {
   Packed<X, float>* narrow = nullptr;
   mutable Packed<X, double>* wide = nullptr;
 
-  Prepared(const X* c, int64_t k_, int64_t d_, Frame frame)
+  Prepared(const X* c, int64_t k_, int64_t d_, Frame frame, const int32_t* group_of = nullptr)
       : k(k_), d(d_), radius(frame.radius), centroids(k_ * d_), center(d_) {
     __builtin_memcpy(centroids.data(), c, size_t(k * d) * sizeof(X));
     __builtin_memcpy(center.data(), frame.center, size_t(d) * sizeof(double));
     // Few features screen in difference form: not float64 rows in float32, and not where squares leave its range.
     const bool narrow_squares = sizeof(X) == sizeof(float) && radius > 1e-15 && radius < 1e15;
     if (d > kDifferenceMax || narrow_squares)
-      narrow = new Packed<X, float>(c, k, d, center.data(), radius);
+      narrow = new Packed<X, float>(c, k, d, center.data(), radius, group_of);
     else
-      wider();
+      wide = new Packed<X, double>(c, k, d, center.data(), radius, group_of);
   }
   const Packed<X, double>& wider() const {
     const Packed<X, double>* made;
