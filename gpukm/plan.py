@@ -199,12 +199,13 @@ def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tupl
     features = [Feature(name, column.name) for column in columns for name in column.features]
     known = not preprocessing.one_hot
     for number, step in enumerate(preprocessing.steps):
+        # Raises where a step names a column that is not there, long before the step is fitted.
+        places = set(chosen(step, features).tolist()) if known else set()
         if not isinstance(step, PCA):
             continue
         if step.columns is None:
             features, known = [], True
         else:
-            places = set(chosen(step, features).tolist()) if known else set()
             features = [feature for i, feature in enumerate(features) if i not in places]
         # Which names the components get matters to the steps behind; here they only have to be told apart.
         taken = {feature.column for feature in features}

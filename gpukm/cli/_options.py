@@ -42,4 +42,6 @@ def given(ctx: typer.Context) -> dict[str, Any]:
     """Settings that the command line gives, by name."""
     from gpukm.config import Settings
 
-    return {key: value for key, value in ctx.params.items() if key in Settings.model_fields and value not in (None, [])}
+    # A list that was not given is empty: a list or a tuple, as the version of typer has it.
+    absent: tuple[Any, ...] = (None, [], ())
+    return {key: value for key, value in ctx.params.items() if key in Settings.model_fields and value not in absent}

@@ -96,6 +96,7 @@ CASES = [
     Case("unknown key", TRAIN, ("'n_cluster'", "n_clusters"), lambda f: _file(f / "gpukm.toml", "n_cluster = 3")),
     Case("bad variable", TRAIN, ("GPUKM_SEED", "'x'"), env={"GPUKM_SEED": "x"}),
     Case("bad step", (*TRAIN, "--step", "standardise"), ("standardise", "standardize")),
+    Case("step on unknown column", (*TRAIN, "--dry-run", "--step", "log1p:dely"), ("'dely'", "'delay'")),
     Case("damaged checkpoint", (*TRAIN, "--checkpoint", "c", "--resume"), ("c", "--resume"), in_the_way, 4),
 ]  # fmt: skip
 

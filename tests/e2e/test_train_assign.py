@@ -175,6 +175,8 @@ def test_settings_come_from_file_and_environment(gpukm: Gpukm, data: Path, tmp_p
     assert done.code == 0, done.err
     assert done.data["model"] == "named" and len(done.data["counts"]) == 3
     assert (tmp_path / "kept" / "store.json").exists()
+    shown = gpukm("snapshots", "show", "named", "--json").data
+    assert shown["manifest"]["preprocessing"]["spec"]["columns"] == ["delay", "distance"]
 
 
 def test_plan_tells_before_reading(gpukm: Gpukm, data: Path) -> None:
