@@ -57,7 +57,7 @@ def test_without_a_compiler_it_installs_and_says_so(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["numpy", str(place / "gpukm" / "__init__.py")]
-    assert "numpy" in run.stderr
+    assert "native kernels are not built" in run.stderr and "install a C++ compiler" in run.stderr
 
 
 def test_a_required_native_build_fails_without_a_compiler(tmp_path: Path) -> None:
