@@ -74,7 +74,14 @@ class ArraySource(Source):
 
 def check_weights(weight: Any, n: int) -> np.ndarray:
     """Sample weights as float64 (n,), or DataError."""
-    weight = np.ascontiguousarray(weight, dtype=np.float64)
+    try:
+        weight = np.asarray(weight)
+        # A complex number would lose its imaginary part, and text that looks like a number is still text.
+        if weight.dtype.kind not in "fiubO":
+            raise TypeError
+        weight = np.ascontiguousarray(weight, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise DataError("sample_weight cannot be read as numbers; give one number for each row") from None
     if weight.shape != (n,):
         raise DataError(f"sample_weight has shape {weight.shape}, expected ({n},)")
     bad = np.flatnonzero(~np.isfinite(weight))

@@ -197,7 +197,8 @@ def _is_web(location: str) -> bool:
 
 def _absolute(location: str) -> Path:
     """A local path that a worker process with another working folder finds, too."""
-    return Path(os.path.abspath(Path(location.removeprefix("file://")).expanduser()))  # noqa: PTH100
+    # A user that is not there is left as it stands, a name like any other; Path.expanduser would raise.
+    return Path(os.path.abspath(os.path.expanduser(location.removeprefix("file://"))))  # noqa: PTH100, PTH111
 
 
 def _local_files(path: Path, suffixes: tuple[str, ...]) -> tuple[str, list[str], bool]:

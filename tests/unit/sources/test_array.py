@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -99,11 +101,20 @@ def test_weights_go_with_their_rows() -> None:
         ([1, 2], r"shape \(2,\), expected \(3,\)"),
         ([1, np.nan, np.inf], "2 values that are not finite, the first in row 1"),
         ([1, 2, -1], "1 negative values, the first in row 2"),
+        (["1", "2", "x"], "cannot be read as numbers; give one number for each row"),
+        (["1", "2", "3"], "cannot be read as numbers"),
+        ([1, 2, None, [3]], "cannot be read as numbers"),
+        (np.ones(3, complex), "cannot be read as numbers"),
     ],
 )
-def test_unusable_weights_are_refused(weight: list[float], message: str) -> None:
+def test_unusable_weights_are_refused(weight: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_weights(weight, 3)
+
+
+def test_weights_may_be_numbers_of_any_type() -> None:
+    for weight in (range(3), [False, True, 2], np.array([0, 1, 2], object), np.array([0, 1, 2], np.float16)):
+        assert check_weights(weight, 3).tolist() == [0, 1, 2]
 
 
 def test_a_sparse_matrix_is_not_changed_and_doubles_are_summed() -> None:

@@ -87,6 +87,7 @@ def test_relative_paths_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("{}/flights.csv", "flights.csv does not exist; did you mean {}/flight.csv?"),
         ("{}/zzzzzzz", "does not exist; check the path"),
         ("{}/no/such/x.csv", "x.csv does not exist, nor does the folder {}/no; check the path"),
+        ("~no-such-user/x.csv", "~no-such-user/x.csv does not exist, nor does the folder"),
         ("{}/*.parquet", "holds no file that ends in .csv"),
         ("{}/empty", "holds no file that ends in .csv"),
         ("", "the path of the data is empty"),
