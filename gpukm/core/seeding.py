@@ -23,6 +23,7 @@ from gpukm.core.stats import Grid
 from gpukm.sources.array import ArraySource
 
 _BITS = 60
+_GREEDY_WORK = 1 << 31
 
 
 Quantise = Callable[[Shard], Iterator[np.ndarray]]
@@ -208,7 +209,10 @@ def _recluster(problem: Problem, candidates: np.ndarray, k: int, seed: int) -> n
     )
     if scan.n_positive <= k:
         return np.concatenate([source.x, np.repeat(source.x[:1], k - len(source.x), axis=0)])
-    centers = kmeans_plus_plus(small, k, int(rng.raw(seed, Purpose.RECLUSTER, 0, 1)[0]), n_trials=1)
+    # Several trials a step seed better, but cost as many times the work: taken where that is small.
+    work = len(source.x) * k * problem.reference.size
+    trials = None if work <= _GREEDY_WORK else 1
+    centers = kmeans_plus_plus(small, k, int(rng.raw(seed, Purpose.RECLUSTER, 0, 1)[0]), trials)
     for state in iterate(small, centers):
         centers = state.centroids
     return centers
