@@ -241,7 +241,7 @@ double scale_for(double most) {
 
 template <class X>
 void check_sums(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops,
-                const std::vector<int32_t>& first, const std::vector<int32_t>& then, int threads) {
+                const std::vector<int32_t>& first, const std::vector<int32_t>& then, int threads, bool into) {
   for (const bool weighted : {false, true}) {
     const double* w = weighted ? data.w.data() : nullptr;
     double most_weight = 0;
@@ -279,7 +279,7 @@ void check_sums(const std::string& name, const Case& a, const Data<X>& data, con
       expect(what + ": sums", Sums::joined(sums.hi, sums.lo), expected);
       expect(what + ": counts", sums.counts, expected_counts);
       if (weighted) expect(what + ": weights", Sums::joined(sums.w_hi, sums.w_lo), expected_weight);
-      into_digest(expected);
+      if (into) into_digest(expected);
       before = labels;
     }
   }
@@ -366,7 +366,7 @@ void check(const std::vector<const Table*>& tables, const Ops<X> Table::*member,
             std::string(table->name) + ", " + type + ", " + a.name + ", " + std::to_string(threads) + " threads";
         check_labels(name, a, data, ops, truths[0], threads);
         check_distances(name, a, data, ops, truths[0], threads);
-        check_sums(name, a, data, ops, truths[0].labels, truths[3].labels, threads);
+        check_sums(name, a, data, ops, truths[0].labels, truths[3].labels, threads, table == tables[0] && threads == 1);
         check_track(name, a, data, ops, path, truths, threads);
       }
   }
