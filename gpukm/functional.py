@@ -164,7 +164,7 @@ def fit_iter(
     if executor != "local":
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
     selection = select(backend, device, threads)
-    rows = as_source(source, sample_weight, metric, selection)
+    rows = as_source(source, sample_weight, metric, selection, memory_limit)
     problem = _problem(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
     method, starts = _resolve_init(init, n_init, problem, n_clusters)
     best = resume.best if resume else None
@@ -284,17 +284,27 @@ def assign_batches(
         yield batch, labels, nearest, np.full(len(labels), np.inf)
 
 
-def as_source(source: Any, sample_weight: Any, metric: str, selection: Selection) -> Source:
-    """Make a Source of whatever a caller brings."""
+def as_source(
+    source: Any, sample_weight: Any, metric: str, selection: Selection, memory_limit: int | str | None = None
+) -> Source:
+    """Make a Source of whatever a caller brings; what is opened here and does not fit in memory is read ahead."""
     from gpukm.sources.array import ArraySource
+    from gpukm.sources.memory import parse_bytes
     from gpukm.sources.normalized import NormalizedSource
+    from gpukm.sources.npy import NpySource
     from gpukm.sources.open import open_source
+    from gpukm.sources.prefetch import Prefetch
 
-    rows = source if isinstance(source, Source) else open_source(source)
+    opened = not isinstance(source, Source)
+    rows = open_source(source) if opened else source
+    if isinstance(rows, NpySource) and opened and memory_limit is not None:
+        rows.memory_limit_bytes = parse_bytes(memory_limit)
     if not isinstance(rows, Source):
         from gpukm.preprocessing import PreparedSource, Preprocessing, fit
 
         rows = PreparedSource(rows, fit(rows, Preprocessing()))
+    if opened and rows.array() is None and not isinstance(rows, CsrSource):
+        rows = Prefetch(rows)
     if sample_weight is not None:
         x = rows.array()
         if x is None:

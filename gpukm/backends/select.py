@@ -9,7 +9,8 @@ from gpukm.backends.base import Backend
 from gpukm.errors import BackendUnavailableError, ConfigError
 
 # In order of preference.
-BACKENDS = ("cpu", "numpy")
+BACKENDS = ("torch", "cupy", "cpu", "numpy")
+_NO_GPU = "GPU backends are not part of this version of gpukm; use cpu"
 _said = False
 
 
@@ -26,7 +27,8 @@ def probe() -> list[tuple[str, bool, str]]:
     from gpukm_kernels import native_status
 
     usable, reason = native_status()
-    return [("cpu", usable, reason), ("numpy", True, "always there; the readable reference")]
+    missing = [(name, False, _NO_GPU) for name in ("torch", "cupy")]
+    return [*missing, ("cpu", usable, reason), ("numpy", True, "always there; the readable reference")]
 
 
 def select(backend: str = "auto", device: str = "auto", threads: int | None = None) -> Selection:
@@ -34,7 +36,7 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
 
     Parameters
     ----------
-    backend : {"auto", "cpu", "numpy"}
+    backend : {"auto", "torch", "cupy", "cpu", "numpy"}
     device : {"auto", "cpu"}
     threads : int or None
         Threads of the native kernels; None follows OpenMP's own settings.
@@ -59,8 +61,9 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
         if backend not in ("auto", name):
             continue
         if usable:
-            if rejected:
-                _say_once(rejected)
+            lost = [(n, why) for n, why in rejected if why != _NO_GPU]
+            if lost:
+                _say_once(lost)
             return Selection(_make(name, threads), tuple(rejected))
         rejected.append((name, reason))
     raise BackendUnavailableError(f"backend {backend} cannot be used: {rejected[0][1]}")

@@ -17,8 +17,8 @@ from gpukm.sources.memory import available_bytes
 class NpySource(Source):
     """The rows of a .npy file, local or at a URL.
 
-    :meth:`array` maps a local file that fits into half of the free memory. :meth:`batches` reads by plain calls, since
-    the pages of a map would count as memory used.
+    :meth:`array` maps a local file that fits into ``memory_limit_bytes``, or into half of the free memory.
+    :meth:`batches` reads by plain calls, since the pages of a map would count as memory used.
 
     Parameters
     ----------
@@ -49,6 +49,7 @@ class NpySource(Source):
         self.names = None
         self._array: np.ndarray | None = None
         self._fits: bool | None = None
+        self.memory_limit_bytes: int | None = None
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Read ranges of rows."""
@@ -71,7 +72,8 @@ class NpySource(Source):
         """The matrix, mapped, if it fits comfortably; what has to be converted is copied into memory."""
         if self._fits is None:
             need = self.n_rows * self.n_features * self.dtype.itemsize
-            self._fits = self.files.local and need <= available_bytes() // 2
+            room = self.memory_limit_bytes or available_bytes() // 2
+            self._fits = self.files.local and need <= room
         if self._fits and self._array is None:
             with self._reading():
                 mapped = np.load(self.files.paths[0], mmap_mode="r", allow_pickle=False)
