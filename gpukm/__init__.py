@@ -6,7 +6,6 @@ Public names load on first use, so that ``import gpukm`` costs next to nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
     from gpukm.errors import GpukmError
     from gpukm.estimator import KMeans
     from gpukm.functional import assign, kmeans
+
+    __version__: str
 
 _HOMES = {
     "FitResult": "gpukm.core.result",
@@ -24,19 +25,26 @@ _HOMES = {
     "kmeans": "gpukm.functional",
 }
 
-try:
-    __version__ = version("gpukm")
-except PackageNotFoundError:
-    # Run from a checkout that is not installed.
-    __version__ = "0+unknown"
-
 __all__ = ["FitResult", "GpukmError", "KMeans", "StopReason", "__version__", "assign", "kmeans"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'gpukm' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def _version() -> str:
+    """The installed version; reading it takes longer than all the rest of this import."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("gpukm")
+    except PackageNotFoundError:
+        # Run from a checkout that is not installed.
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:
