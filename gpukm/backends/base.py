@@ -67,6 +67,19 @@ class Backend(ABC):
         """D(x_i, c_label_i), float64 of shape (n,)."""
 
     @abstractmethod
+    def total(
+        self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None
+    ) -> int:
+        """Exact sum of ``fl64(w * D(x, c_label))`` in units of 2**-1126; labels None are all zero."""
+
+    @abstractmethod
+    def column_range(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest value of each feature, float64 (n_features,), of at least one row.
+
+        The one method whose rows may hold NaN or infinity: an end of such a feature is then not finite either.
+        """
+
+    @abstractmethod
     def accumulate(
         self,
         stats: ClusterStats,

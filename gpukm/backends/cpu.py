@@ -75,6 +75,19 @@ class CpuBackend(Backend):
         self._cpu.distances(x, _like(centroids, x), labels, out, self._threads)
         return out
 
+    def total(
+        self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None
+    ) -> int:
+        bins = np.zeros(self._cpu.SUM_BINS, np.uint64)
+        if not self._cpu.total(x, weight, _like(centroids, x), labels, bins, self._threads):
+            raise ValueError("exact sums need finite values")
+        return int.from_bytes(bins.astype("<u4").tobytes(), "little")
+
+    def column_range(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        low, high = np.empty(x.shape[1]), np.empty(x.shape[1])
+        self._cpu.column_range(x, low, high, self._threads)
+        return low, high
+
     def accumulate(
         self,
         stats: ClusterStats,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpukm.backends.base import Backend, Frame
+from gpukm.core.exact import exact_sum
 from gpukm.core.stats import ClusterStats, Grid, split
 
 _BLOCK_BYTES = 1 << 22
@@ -74,6 +75,24 @@ class NumpyBackend(Backend):
         for rows in _blocks(len(x), x.shape[1]):
             out[rows] = _pair_distances(x[rows], centroids[labels[rows]])
         return out
+
+    def total(
+        self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None
+    ) -> int:
+        d = self.distances(x, centroids, np.zeros(len(x), np.int32) if labels is None else labels)
+        return int(exact_sum(d if weight is None else weight * d))
+
+    def column_range(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        n, d = x.shape
+        # NumPy reduces narrow rows slowly: many of them side by side make a wide one.
+        fold = max(1, min(n, 1024 // d))
+        wide = x[: n - n % fold].reshape(-1, fold * d)
+        rest = x[n - n % fold :]
+        ends = []
+        for reduce in (np.min, np.max):
+            inner = reduce(wide, axis=0).reshape(fold, d)
+            ends.append(reduce(np.concatenate([inner, rest]), axis=0).astype(np.float64))
+        return ends[0], ends[1]
 
     def accumulate(
         self,

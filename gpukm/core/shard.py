@@ -228,14 +228,13 @@ class Shard:
         d = self.source.n_features
         used = x if w is None or not (w == 0).any() else x[w > 0]
         if len(used):
-            minimum, maximum = _column_range(used)
+            minimum, maximum = self.backend.column_range(used)
         else:
             minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
-        # NaN survives min and max, so their finiteness speaks for all rows they cover.
+        # The ends of a column are finite only where all its values are.
         finite = np.isfinite(minimum).all() and np.isfinite(maximum).all() if len(used) else True
         if not finite or (used is not x and not np.isfinite(x).all()):
             _raise_not_finite(x, first, self.source.names)
-        distances = self.backend.distances(x, reference[None], np.zeros(len(x), np.int32))
         return Scan(
             n_rows,
             len(x),
@@ -243,7 +242,7 @@ class Shard:
             minimum,
             maximum,
             len(x) << 1126 if w is None else int(exact_sum(w)),  # type: ignore[arg-type]
-            int(exact_sum(distances if w is None else w * distances)),  # type: ignore[arg-type]
+            self.backend.total(x, w, reference[None], None),
             used[:: max(1, len(used) // _SAMPLE_ROWS)][:_SAMPLE_ROWS].astype(np.float64),
         )
 
@@ -349,8 +348,7 @@ class Shard:
         inertia, scored, rechecked = 0, 0, 0
         kept = np.empty(self.n_samples, np.int32) if keep_labels else None
         for block, labels, n in self.labelled(centroids, frame):
-            d = self.backend.distances(block.x, centroids, labels)
-            inertia += int(exact_sum(d if block.weight is None else block.weight * d))  # type: ignore[arg-type]
+            inertia += self.backend.total(block.x, block.weight, centroids, labels)
             rechecked += n
             scored += len(labels)
             total.counts += np.bincount(labels, minlength=len(centroids))
@@ -375,20 +373,6 @@ class Shard:
 def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:
     """The first n by (distance descending, row ascending)."""
     return sorted(candidates, key=lambda c: (-c.distance, c.row))[:n]
-
-
-def _column_range(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest value of each column, float64 (d,); NaN in a column makes both NaN."""
-    n, d = x.shape
-    # NumPy reduces narrow rows slowly: many of them side by side make a wide one.
-    fold = max(1, min(n, 1024 // d))
-    wide = x[: n - n % fold].reshape(-1, fold * d)
-    rest = x[n - n % fold :]
-    ends = []
-    for reduce in (np.min, np.max):
-        inner = reduce(wide, axis=0).reshape(fold, d)
-        ends.append(reduce(np.concatenate([inner, rest]), axis=0).astype(np.float64))
-    return ends[0], ends[1]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """What every backend must do, bit for bit, against a float64 oracle written from the definition."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -123,11 +125,45 @@ class BackendConformance:
 
     def test_distance_is_the_definition(self, backend):
         rng = np.random.default_rng(0)
-        for d in (1, 2, 7, 8, 9, 31, 64):
+        for d in (1, 2, 3, 4, 5, 7, 8, 9, 31, 64):
             for dtype in (np.float32, np.float64):
                 x, c = rng.normal(size=(5, d)).astype(dtype), rng.normal(size=(4, d)).astype(dtype)
                 np.testing.assert_array_equal(backend.cross_distances(x, c), oracle_distances(x, c))
                 np.testing.assert_array_equal(fast_distances(x, c), oracle_distances(x, c))
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e15])
+    def test_total_is_exact(self, backend, dtype, scale):
+        rng = np.random.default_rng(3)
+        for n, d in ((1, 1), (70_001, 3), (999, 40)):
+            x = (scale * rng.normal(size=(n, d)) * np.exp(5 * rng.normal(size=(n, 1)))).astype(dtype)
+            c, labels = x[:1] if n == 1 else x[:7].copy(), rng.integers(0, min(n, 7), n).astype(np.int32)
+            weight = rng.exponential(size=n) * (rng.random(n) > 0.1)
+            for w in (None, weight):
+                for chosen in (labels, None):
+                    distances = backend.distances(x, c, np.zeros(n, np.int32) if chosen is None else chosen)
+                    expected = sum(int(Fraction(v) * (1 << 1126)) for v in distances * (1.0 if w is None else w))
+                    assert backend.total(x, w, c, chosen) == expected
+
+    def test_total_refuses_infinity(self, backend):
+        x = np.full((3, 2), 1e200)
+        with pytest.raises(ValueError, match="finite"), np.errstate(over="ignore"):
+            backend.total(x, None, np.zeros((1, 2)), None)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_column_range(self, backend, dtype):
+        rng = np.random.default_rng(4)
+        for n, d in ((1, 1), (1, 300), (5, 3), (1000, 7), (300, 257)):
+            x = rng.normal(size=(n, d)).astype(dtype)
+            low, high = backend.column_range(x)
+            np.testing.assert_array_equal(low, x.min(axis=0).astype(np.float64))
+            np.testing.assert_array_equal(high, x.max(axis=0).astype(np.float64))
+            for bad in (np.nan, np.inf, -np.inf):
+                spoilt = x.copy()
+                spoilt[n // 2, d // 2] = bad
+                low, high = backend.column_range(spoilt)
+                finite = np.isfinite(low) & np.isfinite(high)
+                assert np.flatnonzero(~finite).tolist() == [d // 2]
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize(("n", "d", "k"), SHAPES)

@@ -24,6 +24,9 @@ struct Progress {
   bool useful = true;  // false once bounds were given up
 };
 
+// Words of 32 bits that hold any sum of finite non-negative float64, in units of 2^-1126.
+constexpr int kSumBins = 70;
+
 // Rows are row-major and contiguous. X is float or double. D(x, c) is defined in exact.inl.h.
 template <class X>
 struct Ops {
@@ -43,6 +46,12 @@ struct Ops {
                   int threads);
   // out[i] = D(x_i, c_labels[i]).
   void (*distances)(const X* x, int64_t n, int64_t d, const X* c, const int32_t* labels, double* out, int threads);
+  // sum_i fl64(w_i D(x_i, c_labels[i])) = sum_b bins[b] 2^(32 b - 1126), exactly; w may be null, and so may labels,
+  // which then are all zero. False where a term is not finite.
+  bool (*total)(const X* x, const double* w, int64_t n, int64_t d, const X* c, const int32_t* labels, uint64_t* bins,
+                int threads);
+  // Smallest and largest value of each feature; both NaN where a value is not finite.
+  void (*column_range)(const X* x, int64_t n, int64_t d, double* low, double* high, int threads);
   // out[i * m + j] = D(x_i, p_j).
   void (*cross)(const X* x, int64_t n, int64_t d, const X* p, int64_t m, double* out, int threads);
   // nearest[i] = min(nearest[i], min_j D(x_i, p_j)).

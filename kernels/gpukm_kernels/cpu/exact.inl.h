@@ -3,6 +3,15 @@
 // D(x, c): lane l adds the squares of features l, l + 8, ... from +0; then a fixed tree. Never fused.
 template <class X>
 inline double exact_distance(const X* x, const X* c, int64_t d) {
+  if (d <= 4) {
+    // The tree with the lanes left out that hold +0, which changes no bit of a square.
+    double q[4] = {};
+    for (int64_t l = 0; l < d; ++l) {
+      const double diff = double(x[l]) - double(c[l]);
+      q[l] = diff * diff;
+    }
+    return (q[0] + q[2]) + (q[1] + q[3]);
+  }
   Lanes8 acc = {};
   int64_t i = 0;
   for (; i + 8 <= d; i += 8) {
@@ -25,6 +34,103 @@ void distances(const X* x, int64_t n, int64_t d, const X* c, const int32_t* labe
     FloatMode mode;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n; ++i) out[i] = exact_distance(x + i * d, c + int64_t(labels[i]) * d, d);
+  }
+}
+
+// A sum of non-negative float64 as one long integer in units of 2^-1126: bin i counts 2^(32 i) units.
+struct LongSum {
+  uint64_t bins[kSumBins] = {};
+  bool finite = true;
+
+  void add(double v) {
+    uint64_t bits;
+    __builtin_memcpy(&bits, &v, sizeof bits);
+    const uint64_t biased = bits >> 52;
+    finite &= biased < 2047;
+    const uint64_t mantissa = (bits & 0xFFFFFFFFFFFFF) | (biased ? uint64_t(1) << 52 : 0);
+    const uint64_t at = (biased ? biased : 1) + 51, shift = at & 31;
+    const uint64_t low = mantissa << shift, high = shift ? mantissa >> (64 - shift) : 0;
+    bins[at >> 5] += low & 0xFFFFFFFF;
+    bins[(at >> 5) + 1] += low >> 32;
+    bins[(at >> 5) + 2] += high;
+  }
+  // Every addition is below 2^32, so a bin holds as many of them before it must carry.
+  void carry() {
+    for (int i = 0; i + 1 < kSumBins; ++i) {
+      bins[i + 1] += bins[i] >> 32;
+      bins[i] &= 0xFFFFFFFF;
+    }
+  }
+};
+
+template <class X>
+bool total(const X* x, const double* w, int64_t n, int64_t d, const X* c, const int32_t* labels, uint64_t* bins,
+           int threads) {
+  constexpr int64_t kRows = 1 << 16;
+  LongSum all;
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+    LongSum sum;
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < n; start += kRows) {
+      const int64_t stop = start + kRows < n ? start + kRows : n;
+      for (int64_t i = start; i < stop; ++i) {
+        const double v = exact_distance(x + i * d, labels ? c + int64_t(labels[i]) * d : c, d);
+        sum.add(w ? w[i] * v : v);
+      }
+      sum.carry();
+    }
+#pragma omp critical(gpukm_total)
+    {
+      for (int i = 0; i < kSumBins; ++i) all.bins[i] += sum.bins[i];
+      all.carry();
+      all.finite &= sum.finite;
+    }
+  }
+  __builtin_memcpy(bins, all.bins, sizeof all.bins);
+  return all.finite;
+}
+
+// Rows laid side by side, so that few features still fill vectors.
+constexpr int64_t kRangeWidth = 256;
+
+template <class X>
+void column_range(const X* x, int64_t n, int64_t d, double* low, double* high, int threads) {
+  for (int64_t f = 0; f < d; ++f) {
+    low[f] = __builtin_inf();
+    high[f] = -__builtin_inf();
+  }
+  const int64_t side = d < kRangeWidth ? kRangeWidth / d : 1, width = side * d;
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+    Buffer<X> least(width), most(width), bad(width);
+    for (int64_t j = 0; j < width; ++j) {
+      least[j] = X(__builtin_inf());
+      most[j] = -X(__builtin_inf());
+      bad[j] = 0;
+    }
+    const int64_t t = thread_number(), team = team_size(), r0 = n * t / team, r1 = n * (t + 1) / team;
+    X *l = least.data(), *m = most.data(), *b = bad.data();
+    for (int64_t i = r0; i < r1; i += side) {
+      const X* p = x + i * d;
+      const int64_t end = i + side < r1 ? width : (r1 - i) * d;
+      for (int64_t j = 0; j < end; ++j) {
+        const X v = p[j];
+        l[j] = v < l[j] ? v : l[j];
+        m[j] = v > m[j] ? v : m[j];
+        // NaN once a value was not finite.
+        b[j] += v - v;
+      }
+    }
+#pragma omp critical(gpukm_range)
+    for (int64_t j = 0; j < width; ++j) {
+      const int64_t f = j % d;
+      const double v = b[j] == 0 ? 0.0 : __builtin_nan("");
+      low[f] = (double(l[j]) < low[f] ? double(l[j]) : low[f]) + v;
+      high[f] = (double(m[j]) > high[f] ? double(m[j]) : high[f]) + v;
+    }
   }
 }
 

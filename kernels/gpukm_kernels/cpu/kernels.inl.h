@@ -23,8 +23,8 @@ constexpr int kBlock = GPUKM_BLOCK;
 
 template <class X>
 constexpr Ops<X> ops() {
-  return {prepare<X>,   release<X>, assign<X>, assign_two<X>, track_start<X>, track_stop<X>,
-          track<X>,     distances<X>, cross<X>, lower<X>,    potentials<X>,  accumulate<X>};
+  return {prepare<X>, release<X>, assign<X>, assign_two<X>, track_start<X>, track_stop<X>, track<X>,
+          distances<X>, total<X>, column_range<X>, cross<X>, lower<X>, potentials<X>, accumulate<X>};
 }
 
 #define GPUKM_STRING_(x) #x

@@ -108,6 +108,22 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
     ops<X>().distances(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), c.data(), labels.data(), out.data(),
                        team(threads));
   });
+  m.def(
+      "total",
+      [](In<X> x, nb::object w, In<X> c, nb::object labels, Out<uint64_t> bins, int threads) {
+        const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
+        const int32_t* chosen = labels.is_none() ? nullptr : nb::cast<In<int32_t>>(labels).data();
+        if (int(bins.size()) != gpukm::kSumBins) throw std::invalid_argument("bins has the wrong length");
+        nb::gil_scoped_release release;
+        return ops<X>().total(x.data(), weights, int64_t(x.shape(0)), int64_t(x.shape(1)), c.data(), chosen,
+                              bins.data(), team(threads));
+      },
+      nb::arg("x"), nb::arg("w").none(), nb::arg("c"), nb::arg("labels").none(), nb::arg("bins"),
+      nb::arg("threads"));
+  m.def("column_range", [](In<X> x, Out<double> low, Out<double> high, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().column_range(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), low.data(), high.data(), team(threads));
+  });
   m.def("cross", [](In<X> x, In<X> p, Out<double> out, int threads) {
     nb::gil_scoped_release release;
     ops<X>().cross(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(), int64_t(p.shape(0)), out.data(),
@@ -150,6 +166,7 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
 
 NB_MODULE(_cpu, m) {
   m.def("isa", [] { return std::string(table().name); });
+  m.attr("SUM_BINS") = gpukm::kSumBins;
   m.def("max_threads", [] { return omp_get_max_threads(); });
   bind<float>(m, "CentroidsF32", "TrackerF32");
   bind<double>(m, "CentroidsF64", "TrackerF64");

@@ -258,18 +258,25 @@ template <class T, int R, int D>
 inline void score_difference(const T* panel, const T* c, const T* half, int64_t d, Vec<T> (&s)[R][2]) {
   constexpr int P = kPanel<T>;
   const int64_t n = D > 0 ? D : d;
+  // Sums of its own: the caller's array could be the memory that is read.
+  Vec<T> acc[R][2];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) s[r][0] = s[r][1] = splat(half[r]);
-#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = splat(half[r]);
+#pragma GCC unroll 1
   for (int64_t f = 0; f < n; ++f) {
     const Vec<T> x0 = load(panel + f * P), x1 = load(panel + f * P + kLanes<T>);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec<T> b = splat(c[f * kBlock + r]);
       const Vec<T> a0 = x0 - b, a1 = x1 - b;
-      fma_into(s[r][0], a0, a0);
-      fma_into(s[r][1], a1, a1);
+      fma_into(acc[r][0], a0, a0);
+      fma_into(acc[r][1], a1, a1);
     }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    s[r][0] = acc[r][0];
+    s[r][1] = acc[r][1];
   }
 }
 
@@ -328,19 +335,19 @@ inline Vec<T> error_bound(const Packed<X, T>& p, T largest, Vec<T> norms) {
 template <class X, class T, bool Difference>
 inline void screen_tile(const Packed<X, T>& p, const Tile<T>& tile, const T* panel, const T* norms, State<T>& state) {
   constexpr int L = kLanes<T>;
-  const Vec<T> inf = splat(T(__builtin_inf()));
-  Vec<T> m1[2] = {inf, inf}, m2[2] = {inf, inf}, at[2] = {Vec<T>{}, Vec<T>{}};
+  const Vec<T> inf = splat(T(__builtin_inf())), one = splat(T(1));
+  Vec<T> m1[2] = {inf, inf}, m2[2] = {inf, inf}, at[2] = {Vec<T>{}, Vec<T>{}}, here = splat(T(tile.first * kBlock));
   for_blocks_of<T, Difference>(tile, p.panels.data(), p.half_norms.data(), p.d, panel,
-                               [&](int64_t place, Vec<T>(&s)[kBlock][2]) {
+                               [&](int64_t, Vec<T>(&s)[kBlock][2]) __attribute__((always_inline)) {
 #pragma GCC unroll 16
                                  for (int r = 0; r < kBlock; ++r) {
-                                   const Vec<T> here = splat(T(place + r));
 #pragma GCC unroll 2
                                    for (int v = 0; v < 2; ++v) {
                                      at[v] = less_select(s[r][v], m1[v], here, at[v]);
                                      m2[v] = vmin(m2[v], vmax(m1[v], s[r][v]));
                                      m1[v] = vmin(m1[v], s[r][v]);
                                    }
+                                   here += one;
                                  }
                                });
   for (int v = 0; v < 2; ++v) {
