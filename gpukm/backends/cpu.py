@@ -140,10 +140,10 @@ def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:
     centers = c[np.linspace(0, len(c) - 1, groups).astype(np.int64)]
     for _ in range(_GROUPING_ROUNDS):
         label = (0.5 * (centers * centers).sum(axis=1) - c @ centers.T).argmin(axis=1)
-        counts = np.bincount(label, minlength=groups)
-        sums = np.zeros_like(centers)
-        np.add.at(sums, label, c)
-        centers = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centers)
+        order = np.argsort(label, kind="stable")
+        present, starts = np.unique(label[order], return_index=True)
+        sums = np.add.reduceat(c[order], starts, axis=0)
+        centers[present] = sums / np.diff(np.append(starts, len(c)))[:, None]
     return label.astype(np.int32)
 
 

@@ -86,11 +86,14 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             Step.merge,
         )
         stats = step.stats
-        inertia = _display_inertia(problem, stats, centroids)
+        sums = stats.sums(problem.grid)
+        inertia = _display_inertia(problem, stats, sums, centroids)
         if tolerance is None:
             tolerance = problem.tol * _mean_variance(problem, stats)
         n_empty = _fill_empty(problem, stats, centroids)
-        updated = _centroids(problem, stats, centroids)
+        if n_empty:
+            sums = stats.sums(problem.grid)
+        updated = _centroids(problem, stats, sums, centroids)
         shift = fold(_row_distances(updated, centroids))
         record = IterationRecord(iteration, inertia, shift, step.n_moved, n_empty)
         stop = None
@@ -126,10 +129,9 @@ def _fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) ->
     return n
 
 
-def _centroids(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> np.ndarray:
+def _centroids(problem: Problem, stats: ClusterStats, sums: np.ndarray, previous: np.ndarray) -> np.ndarray:
     """Divide sums by weights, round once to the working dtype; a cluster without weight keeps its centroid."""
     weights = stats.weights(problem.grid)
-    sums = stats.sums(problem.grid)
     used = weights > 0
     if problem.spherical:
         # D to the origin, in the fixed tree, is the squared length.
@@ -152,12 +154,12 @@ def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
     return max(to_float(problem.scan.spread) / weight - offset, 0.0) / len(mean)
 
 
-def _display_inertia(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> float:
+def _display_inertia(problem: Problem, stats: ClusterStats, sums: np.ndarray, centroids: np.ndarray) -> float:
     """Inertia against the centroids that made ``stats``, by the identity over sums: cheap, and for display only."""
     reference = problem.reference.astype(np.float64)
     c = centroids.astype(np.float64) - reference
     weights = stats.weights(problem.grid)
-    sums = stats.sums(problem.grid) - weights[:, None] * reference
+    sums = sums - weights[:, None] * reference
     # Folded, not left to a library's order of summation: the history is part of a snapshot.
     cross = fold((c * sums).ravel())
     squares = fold((c * c * weights[:, None]).ravel())

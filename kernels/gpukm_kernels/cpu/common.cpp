@@ -36,6 +36,13 @@ void sort_by_norm(const int32_t* groups, const double* norms, const void* rows, 
   });
 }
 
+void sort_by_shift(const float* shifts, int64_t k, int32_t* order) {
+  std::iota(order, order + k, 0);
+  std::sort(order, order + k, [=](int32_t a, int32_t b) {
+    return shifts[a] != shifts[b] ? shifts[a] > shifts[b] : a < b;
+  });
+}
+
 int thread_number() { return omp_get_thread_num(); }
 int team_size() { return omp_get_num_threads(); }
 

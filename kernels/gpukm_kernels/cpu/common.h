@@ -13,6 +13,9 @@ void deallocate(void* p);
 // Sorts `order` (0 .. k-1) by group (where not null), norm, the bytes of the rows, and index.
 void sort_by_norm(const int32_t* groups, const double* norms, const void* rows, size_t row_bytes, int64_t k, int32_t* order);
 
+// Sorts `order` (0 .. k-1) by descending shift, and index.
+void sort_by_shift(const float* shifts, int64_t k, int32_t* order);
+
 int thread_number();
 int team_size();
 
