@@ -285,12 +285,40 @@ void check_sums(const std::string& name, const Case& a, const Data<X>& data, con
   }
 }
 
+// Adds v >= 0 to words of 32 bits that count units of 2^-1126, bit by bit.
+void add_exactly(std::vector<uint64_t>& bins, double v) {
+  for (int bit = 1126 + 1023; bit >= 0 && v > 0; --bit) {
+    const double unit = bit >= 52 ? std::ldexp(1.0, bit - 1126) : 0.0;
+    if (unit == 0.0 || v < unit) continue;
+    v -= unit;
+    bins[size_t(bit / 32)] += uint64_t(1) << (bit % 32);
+    for (size_t i = size_t(bit / 32); bins[i] >> 32; ++i) {
+      bins[i + 1] += bins[i] >> 32;
+      bins[i] &= 0xffffffffu;
+    }
+  }
+}
+
 template <class X>
 void check_distances(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops, const Truth& t,
                      int threads) {
   std::vector<double> out(size_t(a.n)), all(size_t(a.n * a.k));
   ops.distances(data.x.data(), a.n, a.d, data.c.data(), t.labels.data(), out.data(), threads);
   expect(name + ": distances", out, t.nearest);
+  std::vector<uint64_t> bins(gpukm::kSumBins), expected_bins(gpukm::kSumBins);
+  expect_true(name + ": total is finite", ops.total(data.x.data(), data.w.data(), a.n, a.d, data.c.data(),
+                                                    t.labels.data(), bins.data(), threads));
+  for (int64_t i = 0; i < a.n; ++i) add_exactly(expected_bins, data.w[size_t(i)] * t.nearest[size_t(i)]);
+  expect(name + ": total", bins, expected_bins);
+  std::vector<double> low(size_t(a.d)), high(size_t(a.d)), least(size_t(a.d), kInf), most(size_t(a.d), -kInf);
+  for (int64_t i = 0; i < a.n; ++i)
+    for (int64_t f = 0; f < a.d; ++f) {
+      least[size_t(f)] = std::fmin(least[size_t(f)], double(data.x[size_t(i * a.d + f)]));
+      most[size_t(f)] = std::fmax(most[size_t(f)], double(data.x[size_t(i * a.d + f)]));
+    }
+  ops.column_range(data.x.data(), a.n, a.d, low.data(), high.data(), threads);
+  expect(name + ": smallest values", low, least);
+  expect(name + ": largest values", high, most);
   ops.cross(data.x.data(), a.n, a.d, data.c.data(), a.k, all.data(), threads);
   expect(name + ": cross", all, t.all);
 
@@ -401,6 +429,36 @@ void check_flushed(const std::vector<const Table*>& tables) {
   }
 }
 
+// Rows and centroids made so that every rounding of one score goes up and every one of the other goes down: the farther
+// centroid seems nearer by almost all that the bounds allow for.
+void check_adverse(const std::vector<const Table*>& tables) {
+  constexpr int64_t kRows = 40;
+  constexpr double u = 0x1p-24;
+  for (const bool product : {true, false}) {
+    const int64_t d = product ? 512 : 16;
+    std::vector<float> x(size_t(kRows * d)), c(size_t(2 * d));
+    // Added to one, a term a little above u counts 2 u, and a term a little below it nothing.
+    const float more = float(0x1p-12 * (1 + 0x1p-10)), less = float(0x1p-12 * (1 - (product ? 0x1p-11 : 0x1p-10)));
+    for (int64_t f = 0; f < d; ++f) {
+      for (int64_t i = 0; i < kRows; ++i) x[size_t(i * d + f)] = !product ? 0.0f : f == 0 ? 1.0f : 0x1p-12f;
+      const bool last = !product && f == d - 1;
+      c[size_t(f)] = f == 0 ? 1.0f : last ? 0.0f : more;
+      c[size_t(d + f)] = f == 0 ? 1.0f : last ? float(std::sqrt(0.9 * u)) : less;
+    }
+    const double first = distance(&x[0], &c[0], d), second = distance(&x[0], &c[size_t(d)], d);
+    expect_true("adverse data: the nearer centroid is the one that seems farther", (second < first) == product);
+    const std::vector<int32_t> expected(size_t(kRows), product ? 1 : 0);
+    const std::vector<double> center(static_cast<size_t>(d));
+    for (const Table* table : tables) {
+      std::vector<int32_t> labels(size_t(kRows), -1);
+      void* prepared = table->f32.prepare(c.data(), 2, d, Frame{center.data(), 1.0});
+      table->f32.assign(x.data(), kRows, prepared, labels.data(), 1);
+      table->f32.release(prepared);
+      expect(std::string(table->name) + ", adverse " + (product ? "product" : "difference"), labels, expected);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -410,6 +468,7 @@ int main() {
     if (table) tables.push_back(table);
     std::printf("%s: %s\n", name, table ? "runs here" : "does not run here");
   }
+  check_adverse(tables);
   check<float>(tables, &Table::f32, "float32");
   check<double>(tables, &Table::f64, "float64");
   check_flushed(tables);

@@ -13,6 +13,12 @@ namespace {
 
 constexpr int kBlock = GPUKM_BLOCK;
 
+// One test builds with a half, to see that bounds which are too small are found out.
+#ifndef GPUKM_BOUND_FACTOR
+#define GPUKM_BOUND_FACTOR 1
+#endif
+constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
+
 #include "simd.inl.h"
 
 #include "exact.inl.h"

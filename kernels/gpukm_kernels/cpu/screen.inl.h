@@ -151,10 +151,10 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, const double* center_, 
   // D itself errs by (d / 8 + 8) units of float64.
   const double exact = double(d / 8 + 8) * 0x1p-53;
   const double depth = double(d < kChunk ? d : kChunk) + double(d / kChunk) + 1;
-  by_product = (depth + 16) * unit * (1 + 0x1p-6);
+  by_product = kBoundFactor * (depth + 16) * unit * (1 + 0x1p-6);
   by_norm = 8 * unit + 2 * exact;
   by_row = 2 * exact;
-  by_score = (depth + 8) * unit * (1 + 0x1p-6) + 2 * exact;
+  by_score = kBoundFactor * (depth + 8) * unit * (1 + 0x1p-6) + 2 * exact;
   tiny = difference ? double(d + 8) * Limits<T>::tiny
                     : 8 * double(d + 8) * Limits<T>::tiny + double(d + 8) * 0x1p-1022 * scale * scale;
 }

@@ -432,7 +432,7 @@ void measure_moves(const Tracker<X>& tracker, const X* x, const X* centroids, co
     moves.shift[j] = 0;
     if (!tracker.started) continue;
     const double moved = exact_distance(centroids + j * d, tracker.previous.data() + j * d, d);
-    moves.shift[j] = moved > 0 ? distance_up(moved, 1.0) : 0;
+    moves.shift[j] = moved > 0 ? distance_up(moved, kBoundFactor) : 0;
   }
   if (!tracker.started) return;
   Buffer<int32_t> order(k);

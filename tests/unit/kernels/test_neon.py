@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,16 @@ def test_units_of_this_processor() -> None:
     said = lines(run(driver("here", program("c++", "g++"))))
     assert said["portable"] == "runs here"
     assert said["digest"] == DIGEST
+
+
+@pytest.mark.timeout(600)
+def test_halved_bounds_are_found_out() -> None:
+    """Bounds of screening and of shifts hold with little to spare: labels go wrong with half of them."""
+    halved = driver("halved", program("c++", "g++"), "-DCMAKE_CXX_FLAGS=-DGPUKM_BOUND_FACTOR=0.5")
+    said = subprocess.run([halved], capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    for bound in ("portable, adverse product", "portable, adverse difference", "tracked labels"):
+        assert re.search(f"FAILED .*{bound}", said.stdout), bound
 
 
 @pytest.mark.timeout(600)
