@@ -67,9 +67,7 @@ class Backend(ABC):
         """D(x_i, c_label_i), float64 of shape (n,)."""
 
     @abstractmethod
-    def total(
-        self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None
-    ) -> int:
+    def total(self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None) -> int:
         """Exact sum of ``fl64(w * D(x, c_label))`` in units of 2**-1126; labels None are all zero."""
 
     @abstractmethod

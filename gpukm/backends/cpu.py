@@ -75,9 +75,7 @@ class CpuBackend(Backend):
         self._cpu.distances(x, _like(centroids, x), labels, out, self._threads)
         return out
 
-    def total(
-        self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None
-    ) -> int:
+    def total(self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None) -> int:
         bins = np.zeros(self._cpu.SUM_BINS, np.uint64)
         if not self._cpu.total(x, weight, _like(centroids, x), labels, bins, self._threads):
             raise ValueError("exact sums need finite values")

@@ -76,9 +76,7 @@ class NumpyBackend(Backend):
             out[rows] = _pair_distances(x[rows], centroids[labels[rows]])
         return out
 
-    def total(
-        self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None
-    ) -> int:
+    def total(self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None) -> int:
         d = self.distances(x, centroids, np.zeros(len(x), np.int32) if labels is None else labels)
         return int(exact_sum(d if weight is None else weight * d))
 
