@@ -20,7 +20,7 @@ Role = Literal["number", "vector", "category"]
 Category = str | int | float | bool
 
 #: Arrow types read as float32, as :func:`gpukm.sources.array.working_dtype` has it for matrices; the rest as float64.
-_SMALL = frozenset({"halffloat", "float", "int8", "int16", "bool"})
+_SMALL = frozenset({"halffloat", "float", "int8", "int16", "uint8", "uint16", "bool"})
 _SHOWN = 5
 
 

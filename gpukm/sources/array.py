@@ -10,7 +10,7 @@ import numpy as np
 from gpukm.errors import DataError
 from gpukm.sources.base import Batch, Source
 
-_SMALL = (np.float16, np.float32, np.int8, np.int16, np.bool_)
+_SMALL = (np.float16, np.float32, np.int8, np.int16, np.uint8, np.uint16, np.bool_)
 
 
 def working_dtype(dtype: Any) -> np.dtype:

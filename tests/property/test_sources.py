@@ -17,7 +17,6 @@ from hypothesis.extra import numpy as hnp
 
 from gpukm.sources import Source, open_source
 from gpukm.sources.array import ArraySource
-from gpukm.sources.check import first_bad
 from gpukm.sources.fingerprint import RowDigest
 from gpukm.sources.parquet import ParquetTable
 from gpukm.sources.prefetch import Prefetch
@@ -92,17 +91,3 @@ def test_digests_merge_in_any_order(x: np.ndarray, order: object, cut: int) -> N
     right.update(rows[numbers[cut:]], np.array(numbers[cut:], np.int64))
     right.merge(left)
     assert right.hexdigest() == whole.hexdigest()
-
-
-@given(
-    x=hnp.arrays(
-        st.sampled_from([np.float32, np.float64]),
-        hnp.array_shapes(min_dims=2, max_dims=2, max_side=20),
-        elements=st.sampled_from([0.0, 1.0, -3e38, 3e38, np.nan, np.inf, -np.inf]),
-    )
-)
-@settings(max_examples=200, deadline=None)
-def test_bad_numbers_are_found_as_a_mask_finds_them(x: np.ndarray) -> None:
-    bad = ~np.isfinite(x)
-    expected = None if not bad.any() else (int(bad.sum()), *map(int, np.argwhere(bad)[0]))
-    assert first_bad(x) == expected

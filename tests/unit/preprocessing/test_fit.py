@@ -217,7 +217,7 @@ def test_one_hot_of_a_matrix() -> None:
 @pytest.mark.parametrize(
     "type_, expected",
     [("float16", "float32"), ("float32", "float32"), ("int8", "float32"), ("int16", "float32"), ("bool", "float32"),
-     ("uint8", "float64"), ("int32", "float64"), ("uint16", "float64"), ("int64", "float64"), ("float64", "float64")],
+     ("uint8", "float32"), ("int32", "float64"), ("uint16", "float32"), ("int64", "float64"), ("float64", "float64")],
 )  # fmt: skip
 def test_working_type(type_: str, expected: str) -> None:
     column = np.array([0, 1, 1]).astype(type_)
