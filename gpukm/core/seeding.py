@@ -79,13 +79,13 @@ def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:
         """Weights as integers, rows already chosen as zero."""
         number = next(i for i, s in enumerate(problem.shards) if s is shard)
         taken = chosen[chosen[:, 0] == number, 1]
-        for block in shard.blocks():
-            if block.weight is None:
-                q = np.ones(len(block.x), dtype=np.int64)
+        for rows, weight in shard.row_weights():
+            if weight is None:
+                q = np.ones(rows.stop - rows.start, dtype=np.int64)
             else:
                 # A positive weight stays positive, so that k rows of positive weight can always be drawn.
-                q = np.maximum(np.rint(np.ldexp(block.weight, exponent)), block.weight > 0).astype(np.int64)
-            q[taken[(taken >= block.rows.start) & (taken < block.rows.stop)] - block.rows.start] = 0
+                q = np.maximum(np.rint(np.ldexp(weight, exponent)), weight > 0).astype(np.int64)
+            q[taken[(taken >= rows.start) & (taken < rows.stop)] - rows.start] = 0
             yield q
 
     draw = 0
@@ -255,8 +255,8 @@ def _potential_draws(problem: Problem, exponent: int) -> tuple[Draws, int]:
 
         def quantise(shard: Shard, scale: float = math.ldexp(1.0, exponent)) -> Iterator[np.ndarray]:
             """``rint(w * D * 2**exponent)``, a block at a time."""
-            for block, nearest in shard.with_nearest():
-                v = nearest if block.weight is None else block.weight * nearest
+            for nearest, weight in shard.nearest_seeds():
+                v = nearest if weight is None else weight * nearest
                 yield np.rint(v * scale).astype(np.int64)
 
         draws = Draws.of(problem, quantise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from gpukm.errors import DataError
 from gpukm.sources.base import Source
 
 _SAMPLE_ROWS = 1024
+_STATE_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class RowState:
         if spill:
             # Read and written by plain calls: mapped pages would count as this process's memory.
             self._file = tempfile.TemporaryFile(prefix="gpukm-")  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
             step = 1 << 20
             for start in range(0, n, step):
                 self._file.write(np.full(min(step, n - start), fill, self._dtype).tobytes())
@@ -177,6 +180,7 @@ class Shard:
         self._tracker: Any = None
         self._grid: Grid | None = None
         self.nearest: RowState | None = None
+        self._weights: RowState | None = None
 
     def blocks(self) -> Iterator[Block]:
         """All kept rows in order."""
@@ -217,6 +221,12 @@ class Shard:
             pieces = ((b.x, b.weight, b.first_row, b.n_rows) for b in batches)
         for x, w, first, n_rows in pieces:
             part = self._scan_block(x, w, first, n_rows, reference)
+            if w is not None and not self.resident:
+                if scan is None:
+                    self._weights = RowState(0, np.float64, True, 0.0)
+                done = 0 if scan is None else scan.n_samples
+                assert self._weights is not None
+                self._weights.write(slice(done, done + len(w)), w)
             scan = part if scan is None else scan.merge(part)
         if scan is None:
             scan = self._scan_block(np.empty((0, self.source.n_features), self.source.dtype), None, 0, 0, reference)
@@ -291,6 +301,23 @@ class Shard:
             return labels, self.backend.assign(block.x, self.backend.prepare(centroids, frame), labels)
         labels = np.zeros(len(block.x), np.int32) if self._labels is None else self._labels.copy()
         return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels)
+
+    def row_weights(self) -> Iterator[tuple[slice, np.ndarray | None]]:
+        """Ranges of kept rows in order with their weights (n,) or None; rows that are streamed are not read again."""
+        held = self.source.weights() if self.resident else None
+        for start in range(0, self.n_samples, _STATE_ROWS):
+            rows = slice(start, min(start + _STATE_ROWS, self.n_samples))
+            if held is not None:
+                yield rows, held[self.start + rows.start : self.start + rows.stop]
+            else:
+                yield rows, None if self._weights is None else self._weights.read(rows)
+
+    def nearest_seeds(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Squared distances to the nearest seed so far, float64 (n,), and weights, range by range."""
+        if self.nearest is None:
+            raise RuntimeError("seeding has not begun on this shard")
+        for rows, weight in self.row_weights():
+            yield self.nearest.read(rows), weight
 
     def with_nearest(self) -> Iterator[tuple[Block, np.ndarray]]:
         """Blocks with the squared distance of each row to the nearest seed so far, (n,) float64."""
