@@ -18,8 +18,8 @@ LAYERS = (
     ("core", "executors", "sources", "preprocessing"),
     ("backends",),
 )
-#: What every layer speaks: the error tree, and the statistics that backends fill and the algorithm merges.
-COMMON = ("gpukm.errors", "gpukm.core.stats")
+#: What every layer speaks: the error tree, and the exact sums and statistics that backends fill and the algorithm merges.
+COMMON = ("gpukm.errors", "gpukm.core.exact", "gpukm.core.stats")
 #: What these must not import, wherever they stand.
 FORBIDDEN = {
     "core": ("sklearn", "pyarrow", "fsspec", "pydantic", "rich", "jinja2", "dask", "typer"),
