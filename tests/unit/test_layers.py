@@ -18,7 +18,7 @@ LAYERS = (
     ("core", "executors", "sources", "preprocessing"),
     ("backends",),
 )
-#: What every layer speaks: the error tree, and the exact sums and statistics that backends fill and the algorithm merges.
+#: What every layer speaks: errors, and the exact sums and statistics that backends fill and the algorithm merges.
 COMMON = ("gpukm.errors", "gpukm.core.exact", "gpukm.core.stats")
 #: What these must not import, wherever they stand.
 FORBIDDEN = {
