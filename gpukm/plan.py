@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Rows up to which ``init="auto"`` is k-means++, as :func:`gpukm.functional.fit_iter` decides it.
 _AUTO_ROWS = 1 << 20
-#: Labels, distances and what else a row held in memory has beside its features.
+#: Labels, distances and what else a row held in memory has beside its features and its bounds.
 _ROW_STATE_BYTES = 32
 #: Passes that fitting a step makes, robust at most, beside the one that all share.
 _FITTING_PASSES = {"standardize": 1, "minmax": 1, "robust": 5, "pca": 2}
@@ -123,6 +123,7 @@ def plan(
     n_features : int or None
         Width of the prepared rows where it is known already.
     """
+    from gpukm.backends.cpu import group_count
     from gpukm.preprocessing.columns import read_dtype, resolve
     from gpukm.sources.memory import available_bytes, batch_rows
 
@@ -140,14 +141,16 @@ def plan(
     row_bytes = width * dtype.itemsize
     centroid_bytes = k * width * (4 * dtype.itemsize + 64)
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
-    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes) // (row_bytes + _ROW_STATE_BYTES)
+    groups = group_count(row_bytes, k)
+    held_bytes = row_bytes + _ROW_STATE_BYTES + (4 * (groups + 1) if groups > 1 else 0)
+    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes) // held_bytes
     if n_rows is None:
         hold_rows //= 3  # a matrix that grows is copied into one of twice the size
     resident = data_bytes is not None and n_rows is not None and n_rows <= hold_rows
     batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes))
     if n_rows is None:
         notes.append("the number of rows is known only after a pass; the plan is for rows that are streamed")
-    kept_bytes = n_rows * (row_bytes + _ROW_STATE_BYTES) if resident and n_rows is not None else 0
+    kept_bytes = n_rows * held_bytes if resident and n_rows is not None else 0
     memory = used + kept_bytes + centroid_bytes + _batch_bytes(batch, row_bytes)
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
@@ -175,8 +178,8 @@ def _passes(
     """Passes in the order they are made."""
     later = "memory" if resident else "file"
     parallel = settings.init == "k-means||" or (settings.init == "auto" and (n_rows is None or n_rows > _AUTO_ROWS))
-    # A step of seeding lowers distances, adds up potentials, finds rows, and weighs candidates.
-    seeding = 5 if settings.init == "random" else 4 * 5 + 4 if parallel else 5 * (k - 1) + 3
+    # A step of seeding lowers distances and fetches rows; k-means++ weighs candidates too, k-means|| once, at its end.
+    seeding = 1 if settings.init == "random" else 2 * 5 + 3 if parallel else 3 * (k - 1) + 1
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
     fitting = sum(_FITTING_PASSES.get(step.kind, 0) for step in preprocessing.steps)
     found = (

@@ -46,7 +46,7 @@ class CpuBackend(Backend):
         return int(self._cpu.assign(x, prepared, labels, self._threads)) if len(x) else 0
 
     def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
-        groups = _group_count(x, len(centroids))
+        groups = group_count(x.shape[1] * x.itemsize, len(centroids))
         return self.follow(x, centroids, groups) if groups > 1 else None
 
     def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int) -> Any:
@@ -124,11 +124,9 @@ class CpuBackend(Backend):
         return total
 
 
-def _group_count(x: np.ndarray, k: int) -> int:
+def group_count(row_bytes: int, n_clusters: int) -> int:
     """Groups to keep bounds for; their memory, four bytes a row and group, stays within that of the rows."""
-    if k < _TRACKED_CLUSTERS:
-        return 1
-    return int(min(k // _GROUP_SIZE, max(x.nbytes // (4 * max(len(x), 1)), 1)))
+    return 1 if n_clusters < _TRACKED_CLUSTERS else min(n_clusters // _GROUP_SIZE, max(row_bytes // 4, 1))
 
 
 def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:

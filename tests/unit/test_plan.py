@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from gpukm import kmeans
 from gpukm.config import Settings
 from gpukm.pipeline.inputs import preprocessing_of
 from gpukm.plan import TrainPlan, human_bytes, plan
+from gpukm.preprocessing import Preprocessing
 from gpukm.sources.array import ArraySource
-from gpukm.sources.base import Source
+from gpukm.sources.base import Batch, Source
 from gpukm.sources.table import MemoryTable, Table
 
 VECTORS = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(40, np.float32)), 4)
@@ -71,6 +75,42 @@ def test_passes_grow_with_what_is_asked_for() -> None:
     assert count("iterate", n_init=3, max_iter=10) == 30
     assert count("label", init="random") == 10
     assert count("seed", init="k-means++") > count("seed", init="random", n_init=1)
+
+
+class Counting(ArraySource):
+    """Streams an array and counts the rows it gave."""
+
+    read = 0
+
+    def array(self) -> None:
+        """Not in memory as far as a fit can see."""
+
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        for batch in super().batches(rows, start, stop):
+            self.read += len(batch.x)
+            yield batch
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> None:
+    rng = np.random.default_rng(0)
+    raw = Counting(rng.normal(size=(3000, 3)), weight=rng.random(3000) if weighted else None)
+    planned = {p.purpose: p.count for p in make(raw, init=init, n_init=1, max_iter=2, batch_rows=500).passes}
+    kmeans(raw, 8, init=init, n_init=1, max_iter=2, batch_size=500, seed=0)
+    most = sum(planned[purpose] for purpose in ("check and scan", "seed", "iterate", "label"))
+    # The first rows are looked at once more, for a point near the data.
+    assert raw.read / 3000 <= most + 1
+    # An empty cluster is rare here, so hardly any planned pass goes unused.
+    assert raw.read / 3000 >= most - 2
+
+
+def test_bounds_of_rows_in_memory_are_counted() -> None:
+    raw = ArraySource(np.zeros((4, 32), np.float32))
+    raw.n_rows = 1 << 20
+    few, many = (plan(raw, Settings(n_clusters=k), Preprocessing(), "the data") for k in (100, 4096))
+    centroids = (4096 - 100) * 32 * (4 * 4 + 64)
+    assert many.memory_bytes - few.memory_bytes == centroids + (1 << 20) * 4 * (32 + 1)
 
 
 def test_batches_are_as_asked_for() -> None:
