@@ -63,7 +63,8 @@ struct Moves {
   Moves(int64_t k, int64_t groups) : shift(k), most(groups), part(k), tiles(groups + 2) {}
 };
 
-// A panel scored against some centroids, per lane: the best and the others, as scores, as squares and as distances.
+// A panel scored against some centroids, per lane: the best and the others, as scores and as squares; and distances of all of
+// them and of the others, at least.
 template <class T>
 struct Scored {
   T low[kPanel<T>], up[kPanel<T>], next[kPanel<T>], place[kPanel<T>], low_square[kPanel<T>], next_square[kPanel<T>];
@@ -134,8 +135,12 @@ inline void score_group(const Packed<X, T>& p, int64_t first, int64_t last, cons
       store(out.next_square + v * L, vmax(x2 + splat(T(2)) * r - slack, zero));
     }
   }
-  for (int r = 0; r < kPanel<T>; ++r) out.distance[r] = distance_down(out.low_square[r], inverse_scale);
-  for (int r = 0; r < kPanel<T>; ++r) out.next_distance[r] = distance_down(out.next_square[r], inverse_scale);
+  for (int r = 0; r < kPanel<T>; ++r) {
+    // Tiles have bounds of their own, so another may reach lower than the best.
+    const T low = out.low_square[r], next = out.next_square[r];
+    out.distance[r] = distance_down(low < next ? low : next, inverse_scale);
+    out.next_distance[r] = distance_down(next, inverse_scale);
+  }
 }
 
 // The own centroid as a score, from its exact distance.
@@ -168,7 +173,9 @@ inline void take_group(Row<T>& row, int32_t label, int32_t group, const Scored<T
     row.label = label;
     row.group = group;
   } else {
-    row.rest = low < row.rest ? low : row.rest;
+    // Tiles have bounds of their own, so another may reach lower than the best.
+    const T all = low < next ? low : next;
+    row.rest = all < row.rest ? all : row.rest;
   }
 }
 
