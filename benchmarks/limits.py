@@ -1,6 +1,6 @@
 """A fit of more rows than 32 bits count: 2**31 + 5 generated rows of one feature, three clusters, two iterations.
 
-Usage: python benchmarks/limits.py [--rows 2147483653] [--threads 2] [--out benchmarks/results/limits-CPU.json]
+Usage: python benchmarks/limits.py [--rows 2147483653] [--threads 2] [--out DIR]
 
 Row i is entry i modulo 65,537 of a table of drawn values, so no row is ever stored, and the whole fit can be computed
 once more from how often each entry occurs, in integers and fractions. Counts, centroids and inertia must be equal to it
@@ -10,9 +10,7 @@ in every bit before anything is printed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import resource
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from cpu import machine
+from record import record
 
 from gpukm import kmeans
 from gpukm.sources.base import Batch, Source
@@ -82,7 +80,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    where = machine()
     values = table()
     start = values[:CLUSTERS].copy()
     counts, centroids, inertia = expected(values, arguments.rows, start)
@@ -115,11 +112,7 @@ def main() -> None:
         f"{arguments.rows:,} x 1 K={CLUSTERS}: {seconds:.0f} s, {passes * arguments.rows / seconds / 1e6:.1f} M rows/s "
         f"over {passes} passes, peak memory {peak / 2**20:.0f} MiB; counts, centroids and inertia exact"
     )
-    slug = re.sub(r"[^a-z0-9]+", "-", where["cpu"].lower()).strip("-") or "unknown"
-    out = arguments.out or Path(__file__).resolve().parent / "results" / f"limits-{slug}.json"
     result = {
-        "benchmark": "limits",
-        "machine": where,
         "threads": arguments.threads,
         "n": arguments.rows,
         "d": 1,
@@ -134,8 +127,7 @@ def main() -> None:
         "digest": fit.digest(),
         "exact": list(checks),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    record("limits", result, ("numpy",), arguments.out)
 
 
 if __name__ == "__main__":

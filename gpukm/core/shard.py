@@ -121,9 +121,8 @@ class RowState:
             # Read and written by plain calls: mapped pages would count as this process's memory.
             self._file = tempfile.TemporaryFile(prefix="gpukm-")  # noqa: SIM115
             weakref.finalize(self, self._file.close)
-            step = 1 << 20
-            for start in range(0, n, step):
-                self._file.write(np.full(min(step, n - start), fill, self._dtype).tobytes())
+            for start in range(0, n, _STATE_ROWS):
+                self._file.write(np.full(min(_STATE_ROWS, n - start), fill, self._dtype).tobytes())
 
     def close(self) -> None:
         """Free the memory or the scratch file."""

@@ -158,7 +158,7 @@ class Preprocessing:
     steps : tuple of Step
         Applied in order. By default the scaling steps leave indicators alone, ``l2`` and ``pca`` take every feature.
     dtype : {"auto", "float32", "float64"}
-        Type of the result; "auto" takes float32 where no column is wider than float32, bool or 16 bit integers.
+        Type of the result; "auto" takes float32 where it holds the type of every column exactly.
     unknown_category : {"zeros", "error"}
         What a category that training has not seen becomes: no indicator, with a warning, or an error.
     """
