@@ -46,7 +46,7 @@ class TestCpu(BackendConformance):
 
 @pytest.mark.native
 @pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "vnni", "avx512"])
 def test_every_instruction_set_of_this_processor(isa):
     """The instruction set is chosen once a process, so the others run in processes of their own."""
     env = dict(os.environ, GPUKM_ISA=isa)

@@ -429,41 +429,59 @@ void check_flushed(const std::vector<const Table*>& tables) {
   }
 }
 
+// Labels of forty copies of x [d] against c [2][d]; screening would take the one that is not `nearer` but for its bounds.
+void expect_adverse(const std::vector<const Table*>& tables, const std::string& form, const std::vector<float>& x,
+                    const std::vector<float>& c, int32_t nearer) {
+  constexpr int64_t kRows = 40;
+  const int64_t d = int64_t(x.size());
+  std::vector<float> rows;
+  for (int64_t i = 0; i < kRows; ++i) rows.insert(rows.end(), x.begin(), x.end());
+  const double first = distance(&x[0], &c[0], d), second = distance(&x[0], &c[size_t(d)], d);
+  expect_true("adverse " + form + ": the nearer centroid is the one that seems farther", (second < first) == (nearer == 1));
+  const std::vector<int32_t> expected(size_t(kRows), nearer);
+  const std::vector<double> center(static_cast<size_t>(d));
+  for (const Table* table : tables) {
+    std::vector<int32_t> labels(size_t(kRows), -1);
+    void* prepared = table->f32.prepare(c.data(), 2, d, Frame{center.data(), 1.0});
+    table->f32.assign(rows.data(), kRows, prepared, labels.data(), 1);
+    table->f32.release(prepared);
+    expect(std::string(table->name) + ", adverse " + form, labels, expected);
+  }
+}
+
 // Rows and centroids made so that every rounding of one score goes up and every one of the other goes down: the farther
 // centroid seems nearer by almost all that the bounds allow for.
 void check_adverse(const std::vector<const Table*>& tables) {
-  constexpr int64_t kRows = 40;
   constexpr double u = 0x1p-24;
   for (const bool product : {true, false}) {
     const int64_t d = product ? 512 : 16;
-    std::vector<float> x(size_t(kRows * d)), c(size_t(2 * d));
+    std::vector<float> x(static_cast<size_t>(d)), c(size_t(2 * d));
     // Added to one, a term a little above u counts 2 u, and a term a little below it nothing.
     const float more = float(0x1p-12 * (1 + 0x1p-10)), less = float(0x1p-12 * (1 - (product ? 0x1p-11 : 0x1p-10)));
     for (int64_t f = 0; f < d; ++f) {
-      for (int64_t i = 0; i < kRows; ++i) x[size_t(i * d + f)] = !product ? 0.0f : f == 0 ? 1.0f : 0x1p-12f;
+      x[size_t(f)] = !product ? 0.0f : f == 0 ? 1.0f : 0x1p-12f;
       const bool last = !product && f == d - 1;
       c[size_t(f)] = f == 0 ? 1.0f : last ? 0.0f : more;
       c[size_t(d + f)] = f == 0 ? 1.0f : last ? float(std::sqrt(0.9 * u)) : less;
     }
-    const double first = distance(&x[0], &c[0], d), second = distance(&x[0], &c[size_t(d)], d);
-    expect_true("adverse data: the nearer centroid is the one that seems farther", (second < first) == product);
-    const std::vector<int32_t> expected(size_t(kRows), product ? 1 : 0);
-    const std::vector<double> center(static_cast<size_t>(d));
-    for (const Table* table : tables) {
-      std::vector<int32_t> labels(size_t(kRows), -1);
-      void* prepared = table->f32.prepare(c.data(), 2, d, Frame{center.data(), 1.0});
-      table->f32.assign(x.data(), kRows, prepared, labels.data(), 1);
-      table->f32.release(prepared);
-      expect(std::string(table->name) + ", adverse " + (product ? "product" : "difference"), labels, expected);
-    }
+    expect_adverse(tables, product ? "product" : "difference", x, c, product ? 1 : 0);
   }
+  // All values of the row but one are a little less than half an integer, and vanish; the centroids, whose values are
+  // whole numbers of their unit 1 / 2000, stand on either side of what is lost.
+  const size_t d = 530;
+  std::vector<float> x(d, float(0.4999 / 32767)), c(2 * d, 1.0f);
+  x[0] = 1.0f;
+  for (size_t f = 0; f < d; ++f) c[d + f] = -1.0f;
+  c[0] = 0.0f;
+  c[d] = float(29 / 2000.0);
+  expect_adverse(tables, "integers", x, c, 0);
 }
 
 }  // namespace
 
 int main() {
   std::vector<const Table*> tables;
-  for (const char* name : {"portable", "avx2", "avx512", "neon"}) {
+  for (const char* name : {"portable", "avx2", "vnni", "avx512", "neon"}) {
     const Table* table = gpukm::choose(name);
     if (table) tables.push_back(table);
     std::printf("%s: %s\n", name, table ? "runs here" : "does not run here");

@@ -63,18 +63,20 @@ FloatMode::~FloatMode() {}
 #endif
 
 const Table* choose(const char* forced) {
-  const Table* runnable[4];
+  const Table* runnable[5];
   int n = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  // Zen 4 splits 512-bit work in two and pays for 512-bit broadcasts: 69% of its peak there, 92% with AVX2.
-  const bool narrow_first = __builtin_cpu_is("amdfam19h");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (narrow_first && has_avx2) runnable[n++] = table_avx2();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl"))
-    runnable[n++] = table_avx512();
-  if (!narrow_first && has_avx2) runnable[n++] = table_avx2();
+  const bool has_vnni = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512vnni");
+  // Zen 4 splits 512-bit work in two and pays for 512-bit broadcasts (kernels/README.md).
+  const bool narrow_first = __builtin_cpu_is("amdfam19h");
+  if (has_vnni && narrow_first) runnable[n++] = table_vnni();
+  if (has_vnni) runnable[n++] = table_avx512();
+  if (has_vnni && !narrow_first) runnable[n++] = table_vnni();
+  if (has_avx2) runnable[n++] = table_avx2();
 #elif defined(__aarch64__)
   runnable[n++] = table_neon();
 #endif

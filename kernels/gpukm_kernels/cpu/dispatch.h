@@ -75,6 +75,7 @@ struct Table {
 const Table* table_portable();
 #if defined(__x86_64__)
 const Table* table_avx2();
+const Table* table_vnni();
 const Table* table_avx512();
 #elif defined(__aarch64__)
 const Table* table_neon();

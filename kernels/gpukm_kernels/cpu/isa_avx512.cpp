@@ -1,4 +1,4 @@
-// x86-64 with AVX-512 F, DQ, BW and VL: 16 sums of 16 floats, and masks for the running minimum.
+// x86-64 with AVX-512 F, DQ, BW, VL and VNNI: 16 sums of 16 floats, and masks for the running minimum.
 #include <immintrin.h>
 #define GPUKM_ISA avx512
 #define GPUKM_AVX512 1

@@ -113,7 +113,27 @@ inline void fma_into(V& acc, V a, V b) {
 #endif
 
 #if defined(GPUKM_AVX512) || defined(GPUKM_AVX2)
-#define GPUKM_TRANSPOSE 1
+#define GPUKM_INTEGERS 1
+constexpr bool kIntegers = true;
+// Adds products of pairs of 16-bit integers, x0 and x1 times the pair at `c` in every lane, to acc[0] and acc[1].
+#if defined(GPUKM_AVX512) || defined(GPUKM_VNNI)
+// On registers, as fma_into().
+inline void add_pairs(Vec<int32_t> (&acc)[2], Vec<int32_t> x0, Vec<int32_t> x1, const void* c) {
+  int32_t pair;
+  __builtin_memcpy(&pair, c, sizeof pair);
+  const Vec<int32_t> b = splat(pair);
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc[0]) : "v"(x0), "v"(b));
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc[1]) : "v"(x1), "v"(b));
+}
+#else
+inline void add_pairs(Vec<int32_t> (&acc)[2], Vec<int32_t> x0, Vec<int32_t> x1, const void* c) {
+  asm("vpbroadcastd %4, %%ymm15\n\tvpmaddwd %%ymm15, %2, %%ymm14\n\tvpmaddwd %%ymm15, %3, %%ymm15\n\t"
+      "vpaddd %%ymm14, %0, %0\n\tvpaddd %%ymm15, %1, %1"
+      : "+x"(acc[0]), "+x"(acc[1])
+      : "x"(x0), "x"(x1), "m"(*static_cast<const int32_t*>(c))
+      : "xmm14", "xmm15");
+}
+#endif
 // Writes eight vectors of eight floats as the columns of out, whose rows are `stride` apart.
 inline void transpose8(const __m256 (&a)[8], float* out, int64_t stride) {
   __m256 b[8], c[8];
@@ -146,6 +166,8 @@ inline __m256 as_floats(const double* p, const double* m, double scale) {
   const __m256d high = _mm256_mul_pd(_mm256_sub_pd(_mm256_loadu_pd(p + 4), _mm256_loadu_pd(m + 4)), s);
   return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
 }
+#else
+constexpr bool kIntegers = false;
 #endif
 
 // Eight float64 lanes, the shape of D whatever the instruction set.

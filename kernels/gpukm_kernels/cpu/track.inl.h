@@ -28,7 +28,8 @@ constexpr float kFar = 0x1p126f;
 template <class X>
 struct Tracker {
   int64_t n, d, k, groups;
-  bool started = false, useful = true;
+  bool started = false;
+  int rung;  // past kWideRung once bounds are given up
   Buffer<int32_t> group_of;  // [k]
   Buffer<float> upper;       // [n] distance to the own centroid, at most
   Buffer<float> lower;       // [n][groups] distance to the others of the group, at least
@@ -36,7 +37,7 @@ struct Tracker {
   int64_t scored = 0, pairs = 0;  // (row, group) pairs of the last call: scored, and all
 
   Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_)
-      : n(n_), d(d_), k(k_), groups(groups_), group_of(k_), upper(n_), lower(n_ * groups_), previous(k_ * d_) {
+      : n(n_), d(d_), k(k_), groups(groups_), rung(kIntegerRung), group_of(k_), upper(n_), lower(n_ * groups_), previous(k_ * d_) {
     __builtin_memcpy(group_of.data(), group_of_, size_t(k) * sizeof(int32_t));
   }
 };
@@ -71,12 +72,13 @@ struct Scored {
   float distance[kPanel<T>], next_distance[kPanel<T>];
 };
 
-template <class X, class T, bool Difference>
+template <class X, class T, Form F>
 struct TrackLane {
   static constexpr int P = kPanel<T>;
   const Packed<X, T>& p;
   int64_t size;  // rows looked at together, whole panels
-  Buffer<T> scratch, panels, norms;
+  Buffer<T> scratch, panels;
+  Buffer<Facts<T>> facts;  // [size / P] of the packed rows
   Buffer<Row<T>> rows;
   Buffer<int32_t> survivors, count;  // [groups][size] rows to score against a group, and how many
   Buffer<Scored<T>> movers;          // [size / P]
@@ -85,7 +87,7 @@ struct TrackLane {
   int64_t scored = 0;
 
   TrackLane(const Packed<X, T>& p_, int64_t groups, int64_t size_)
-      : p(p_), size(size_), scratch(P * p_.d), panels(size_ * p_.d), norms(size_), rows(size_),
+      : p(p_), size(size_), scratch(P * p_.words), panels(size_ * p_.words), facts(size_ / P), rows(size_),
         survivors(groups * size_), count(groups), movers(size_ / P), pending(size_ + kPendingRows) {}
 };
 
@@ -106,15 +108,15 @@ inline float distance_up(T squared, double inverse_scale) {
   return float(__builtin_sqrt(double(squared)) * inverse_scale * (1 + 0x1p-22) + 1e-44);
 }
 
-template <class X, class T, bool Difference>
-inline void score_group(const Packed<X, T>& p, int64_t first, int64_t last, const T* panel, const T* norms,
-                        double inverse_scale, Scored<T>& out) {
+template <class X, class T, Form F>
+inline void score_group(const Packed<X, T>& p, int64_t first, int64_t last, const T* panel,
+                        const Facts<T>& facts, double inverse_scale, Scored<T>& out) {
   constexpr int L = kLanes<T>;
   State<T> state;
   state.clear();
   T largest = 0;
   for (int64_t t = first; t < last; ++t) {
-    screen_tile<X, T, Difference>(p, p.tiles[t], panel, norms, state);
+    screen_tile<X, T, F>(p, p.tiles[t], panel, facts, state);
     largest = p.tiles[t].largest > largest ? p.tiles[t].largest : largest;
   }
   const Vec<T> zero = Vec<T>{};
@@ -124,12 +126,12 @@ inline void score_group(const Packed<X, T>& p, int64_t first, int64_t last, cons
     store(out.low + v * L, l);
     store(out.next + v * L, r);
     store(out.place + v * L, load(state.place + v * L));
-    if (Difference) {
+    if constexpr (F == Form::difference) {
       store(out.low_square + v * L, vmax(l, zero));
       store(out.next_square + v * L, vmax(r, zero));
     } else {
       // |x - c|^2 = |x'|^2 + 2 t
-      const Vec<T> x = load(norms + v * L), x2 = x * x;
+      const Vec<T> x = load(facts.norm + v * L), x2 = x * x;
       const Vec<T> slack = splat(looseness(p)) * (x2 + splat(T(largest * largest)));
       store(out.low_square + v * L, vmax(x2 + splat(T(2)) * l - slack, zero));
       store(out.next_square + v * L, vmax(x2 + splat(T(2)) * r - slack, zero));
@@ -144,10 +146,10 @@ inline void score_group(const Packed<X, T>& p, int64_t first, int64_t last, cons
 }
 
 // The own centroid as a score, from its exact distance.
-template <class X, class T, bool Difference>
+template <class X, class T, Form F>
 inline void score_own(const Packed<X, T>& p, Row<T>& row) {
-  const double x2 = Difference ? 0 : double(row.norm) * double(row.norm);
-  const double t = Difference ? row.own : 0.5 * (row.own - x2);
+  const double x2 = F == Form::difference ? 0 : double(row.norm) * double(row.norm);
+  const double t = F == Form::difference ? row.own : 0.5 * (row.own - x2);
   const double slack = double(looseness(p)) * (row.own + x2) + 4 * Limits<T>::tiny;
   row.upper = T(t + slack);
   row.lower = T(t - slack);
@@ -180,7 +182,7 @@ inline void take_group(Row<T>& row, int32_t label, int32_t group, const Scored<T
 }
 
 // Some rows of a fit while their labels are found.
-template <class X, class T, bool Difference>
+template <class X, class T, Form F>
 struct TrackRows {
   static constexpr int P = kPanel<T>;
   static constexpr int32_t kSettled = -2;  // label of a row that needs no look
@@ -189,17 +191,17 @@ struct TrackRows {
   const Prepared<X>& prepared;
   Tracker<X>& tracker;
   const Moves& moves;
-  TrackLane<X, T, Difference>& lane;
+  TrackLane<X, T, F>& lane;
   const Packed<X, T>& p;
   int32_t* labels;
   double inverse;
   Scored<T> scored;
 
   TrackRows(const X* x_, int64_t begin_, int64_t end, const Prepared<X>& prepared_, Tracker<X>& tracker_,
-            const Moves& moves_, TrackLane<X, T, Difference>& lane_, int32_t* labels_)
+            const Moves& moves_, TrackLane<X, T, F>& lane_, int32_t* labels_)
       : x(x_), begin(begin_), n(end - begin_), d(lane_.p.d), groups(tracker_.groups), prepared(prepared_),
         tracker(tracker_), moves(moves_), lane(lane_), p(lane_.p), labels(labels_),
-        inverse(Difference ? 1.0 : 1.0 / lane_.p.scale) {}
+        inverse(F == Form::difference ? 1.0 : 1.0 / lane_.p.scale) {}
 
   float* lower(int64_t i) { return tracker.lower.data() + (begin + i) * groups; }
   int64_t centroids_of(int64_t g) const {
@@ -229,21 +231,21 @@ struct TrackRows {
     return reach;
   }
 
-  void score(int64_t part, const T* panel, const T* norms, Scored<T>& out) {
-    score_group<X, T, Difference>(p, moves.tiles[part], moves.tiles[part + 1], panel, norms, inverse, out);
+  void score(int64_t part, const T* panel, const Facts<T>& facts, Scored<T>& out) {
+    score_group<X, T, F>(p, moves.tiles[part], moves.tiles[part + 1], panel, facts, inverse, out);
   }
 
   void pack_all() {
     const X* rows[P];
     for (int64_t i = 0; i < n; i += P) {
       for (int64_t r = 0; r < P; ++r) rows[r] = x + (i + r < n ? begin + i + r : begin) * d;
-      pack_panel(rows, p, lane.panels.data() + i * d, lane.norms.data() + i);
+      pack_panel(rows, p, lane.panels.data() + i * p.words, lane.facts[i / P]);
     }
   }
 
   // Lets bounds follow the shifts and lists what they do not rule out.
   void filter() {
-    const double squared_scale = Difference ? 1.0 : p.scale * p.scale;
+    const double squared_scale = F == Form::difference ? 1.0 : p.scale * p.scale;
     const T inf = T(__builtin_inf());
     for (int64_t g = 0; g < groups; ++g) lane.count[g] = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -270,7 +272,7 @@ struct TrackRows {
         if (!(upper * kMargin < least)) {
           lane.rows[i] = {inf, inf, inf, inf, T(0), inf, own, -1, exact * squared_scale};
           if (moves.movers) {
-            begin_row(lane.rows[i], lane.norms[i]);
+            begin_row(lane.rows[i], lane.facts[i / P].norm[i % P]);
             take_group(lane.rows[i], reach.label, -1, lane.movers[i / P], i % P);
           }
           for (int64_t g = 0; g < groups; ++g)
@@ -293,8 +295,8 @@ struct TrackRows {
   // A row that is scored for the first time knows its own centroid from D.
   void begin_row(Row<T>& row, T norm) {
     if (row.norm != 0) return;
-    row.norm = Difference ? T(1) : norm > 0 ? norm : T(Limits<T>::tiny);
-    if (tracker.started) score_own<X, T, Difference>(p, row);
+    row.norm = F == Form::difference ? T(1) : norm > 0 ? norm : T(Limits<T>::tiny);
+    if (tracker.started) score_own<X, T, F>(p, row);
   }
 
   void take(int64_t i, int64_t g, int64_t r, T norm) {
@@ -314,21 +316,21 @@ struct TrackRows {
   void score_listed(int64_t g) {
     const int32_t* list = lane.survivors.data() + g * lane.size;
     const X* rows[P];
-    T norms[P];
+    alignas(64) Facts<T> facts;
     for (int64_t i = 0; i < lane.count[g]; i += P) {
       const int64_t m = lane.count[g] - i < P ? lane.count[g] - i : P;
       for (int64_t r = 0; r < P; ++r) rows[r] = x + (begin + list[i + (r < m ? r : 0)]) * d;
-      pack_panel(rows, p, lane.scratch.data(), norms);
-      score(g + 1, lane.scratch.data(), norms, scored);
-      for (int64_t r = 0; r < m; ++r) take(list[i + r], g, r, norms[r]);
+      pack_panel(rows, p, lane.scratch.data(), facts);
+      score(g + 1, lane.scratch.data(), facts, scored);
+      for (int64_t r = 0; r < m; ++r) take(list[i + r], g, r, facts.norm[r]);
     }
     lane.scored += lane.count[g];
   }
 
   void score_all(int64_t g) {
     for (int64_t i = 0; i < n; i += P) {
-      score(g + 1, lane.panels.data() + i * d, lane.norms.data() + i, scored);
-      for (int64_t r = 0; r < P && i + r < n; ++r) take(i + r, g, r, lane.norms[i + r]);
+      score(g + 1, lane.panels.data() + i * p.words, lane.facts[i / P], scored);
+      for (int64_t r = 0; r < P && i + r < n; ++r) take(i + r, g, r, lane.facts[i / P].norm[r]);
     }
     lane.scored += n;
   }
@@ -372,8 +374,8 @@ struct TrackRows {
       const float left = tracker.upper[at] * (1 - 0x1p-20f);
       labels[at] = row.label;
       if (settled && row.norm != 0) {
-        const double x2 = Difference ? 0 : double(row.norm) * double(row.norm);
-        const double square = Difference ? double(row.upper) : x2 + 2 * double(row.upper);
+        const double x2 = F == Form::difference ? 0 : double(row.norm) * double(row.norm);
+        const double square = F == Form::difference ? double(row.upper) : x2 + 2 * double(row.upper);
         const double most = square + double(looseness(p)) * (x2 + __builtin_fabs(square));
         const float reach = distance_up(most > 0 ? most : 0, inverse);
         // What was measured exactly stays if it is tighter.
@@ -403,7 +405,7 @@ struct TrackRows {
       if (moves.movers) {
         pack_all();
         for (int64_t i = 0; i < n; i += P)
-          score(0, lane.panels.data() + i * d, lane.norms.data() + i, lane.movers[i / P]);
+          score(0, lane.panels.data() + i * p.words, lane.facts[i / P], lane.movers[i / P]);
       }
       filter();
     } else {
@@ -417,10 +419,10 @@ struct TrackRows {
   }
 };
 
-template <class X, class T, bool Difference>
-void decide_pending(const X* x, const Prepared<X>& prepared, TrackLane<X, T, Difference>& lane, int32_t* labels) {
+template <class X, class T, Form F>
+void decide_pending(const X* x, const Prepared<X>& prepared, TrackLane<X, T, F>& lane, int32_t* labels) {
   const Counts c =
-      decide<X, T, Difference>(x, prepared, lane.p, lane.pending, lane.scratch.data(), labels, nullptr, nullptr);
+      decide<X, T, F>(x, prepared, lane.p, lane.pending, lane.scratch.data(), labels, nullptr, nullptr);
   lane.counts.rechecked += c.rechecked;
   lane.counts.compared += c.compared;
 }
@@ -470,18 +472,18 @@ void measure_moves(const Tracker<X>& tracker, const X* x, const X* centroids, co
   for (int64_t i = 0; i < moves.movers; ++i) moves.part[order[i]] = 0;
 }
 
-template <class X, class T, bool Difference>
+template <class X, class T, Form F>
 Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p, Tracker<X>& tracker, Moves& moves,
                  int32_t* labels, int threads) {
   constexpr int64_t P = kPanel<T>;
-  const int64_t n = tracker.n, d = tracker.d, k = tracker.k, G = tracker.groups;
+  const int64_t n = tracker.n, k = tracker.k, G = tracker.groups;
   for (int64_t part = 0, t = 0; part <= G + 1; ++part) {
     while (t < p.n_tiles && p.tiles[t].group < part) ++t;
     moves.tiles[part] = int32_t(t);
   }
   Counts total;
   int64_t scored = 0;
-  int64_t size = kTrackBytes / (d * int64_t(sizeof(T)));
+  int64_t size = kTrackBytes / (p.words * int64_t(sizeof(T)));
   const int64_t share = n / (int64_t(threads) * 4);
   size = size < kTrackRows ? size : kTrackRows;
   size = size < share ? size : share;
@@ -489,10 +491,10 @@ Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p,
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
-    TrackLane<X, T, Difference>* lane = new TrackLane<X, T, Difference>(p, G, size);
+    TrackLane<X, T, F>* lane = new TrackLane<X, T, F>(p, G, size);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += size) {
-      TrackRows<X, T, Difference>(x, i, i + size < n ? i + size : n, prepared, tracker, moves, *lane, labels).run();
+      TrackRows<X, T, F>(x, i, i + size < n ? i + size : n, prepared, tracker, moves, *lane, labels).run();
       if (lane->pending.count >= kPendingRows) decide_pending(x, prepared, *lane, labels);
     }
     decide_pending(x, prepared, *lane, labels);
@@ -504,12 +506,12 @@ Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p,
     }
     delete lane;
   }
-  __builtin_memcpy(tracker.previous.data(), prepared.centroids.data(), size_t(k * d) * sizeof(X));
+  __builtin_memcpy(tracker.previous.data(), prepared.centroids.data(), size_t(k * tracker.d) * sizeof(X));
   tracker.started = true;
   tracker.scored = scored;
   tracker.pairs = n * G;
-  // Where many rows stay unsettled bounds are too blunt to skip anything, and plain tiles are cheaper.
-  tracker.useful = total.rechecked * 4 < n;
+  // Where many rows stay unsettled bounds are blunt: the next rung has finer ones, and after the last plain tiles are cheaper.
+  if (total.rechecked * 4 >= n) ++tracker.rung;
   return total;
 }
 
@@ -529,20 +531,25 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
              int threads) {
   Tracker<X>& tracker = *static_cast<Tracker<X>*>(tracker_);
   Counts counts;
-  if (!tracker.useful) {
+  if (tracker.rung > kWideRung) {
     Prepared<X> plain(centroids, tracker.k, tracker.d, frame);
     counts = assign_rows(x, tracker.n, plain, labels, nullptr, nullptr, threads);
   } else {
     Moves moves(tracker.k, tracker.groups);
     measure_moves(tracker, x, centroids, labels, moves);
-    Prepared<X> prepared(centroids, tracker.k, tracker.d, frame, moves.part.data());
-    if (!prepared.narrow)
-      counts = track_all<X, double, true>(x, prepared, *prepared.wide, tracker, moves, labels, threads);
-    else if (prepared.narrow->difference)
-      counts = track_all<X, float, true>(x, prepared, *prepared.narrow, tracker, moves, labels, threads);
-    else
-      counts = track_all<X, float, false>(x, prepared, *prepared.narrow, tracker, moves, labels, threads);
+    Prepared<X> prepared(centroids, tracker.k, tracker.d, frame, tracker.rung, moves.part.data());
+    tracker.rung = prepared.first;
+    if (prepared.first == kWideRung) {
+      with_form<double>(prepared.wide->form, [&](auto is) {
+        counts = track_all<X, double, decltype(is)::form>(x, prepared, *prepared.wide, tracker, moves, labels, threads);
+      });
+    } else {
+      const Packed<X, float>& p = *prepared.narrow[prepared.first];
+      with_form<float>(p.form, [&](auto is) {
+        counts = track_all<X, float, decltype(is)::form>(x, prepared, p, tracker, moves, labels, threads);
+      });
+    }
   }
-  *progress = {tracker.scored, tracker.pairs, tracker.useful};
+  *progress = {tracker.scored, tracker.pairs, tracker.rung <= kWideRung};
   return counts;
 }
