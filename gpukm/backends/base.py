@@ -93,6 +93,31 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def means(
+        self, stats: ClusterStats, grid: Grid, previous: np.ndarray, reference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What sums become: means, how far they moved, and what they gained.
+
+        Parameters
+        ----------
+        stats : ClusterStats
+        grid : Grid
+        previous : ndarray of shape (k, n_features)
+            Centroids in the working dtype; a cluster without weight keeps its own.
+        reference : ndarray of float64 of shape (n_features,)
+
+        Returns
+        -------
+        means : ndarray of shape (k, n_features)
+            Sums over weights, divided in float64, in the working dtype.
+        shifts : ndarray of float64 of shape (k,)
+            ``D(mean, previous)``.
+        gains : ndarray of float64 of shape (k,)
+            ``sum_f c_f (W c_f - 2 (S_f - W r_f))``, c being ``previous - reference``, in the lanes and the tree of D:
+            ``sum w D(x, previous) - sum w D(x, reference)`` over the cluster's rows, but for rounding.
+        """
+
+    @abstractmethod
     def lower(self, nearest: np.ndarray, x: np.ndarray, points: np.ndarray) -> None:
         """Set ``nearest`` (n,) float64 to ``min(nearest, min_j D(x, p_j))`` in place."""
 

@@ -112,6 +112,15 @@ class CpuBackend(Backend):
         stats.normalise()
         return int(moved)
 
+    def means(
+        self, stats: ClusterStats, grid: Grid, previous: np.ndarray, reference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, shift, gain = np.empty_like(previous), np.empty(len(previous)), np.empty(len(previous))
+        units = np.ldexp(1.0, -grid.exponents)
+        weights = stats.weights(grid)
+        self._cpu.means(stats.hi, stats.lo, weights, units, previous, reference, mean, shift, gain, self._threads)
+        return mean, shift, gain
+
     def lower(self, nearest: np.ndarray, x: np.ndarray, points: np.ndarray) -> None:
         self._cpu.lower(x, _like(points, x), nearest, self._threads)
 

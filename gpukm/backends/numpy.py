@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpukm.backends.base import Backend, Frame
-from gpukm.core.exact import exact_sum
+from gpukm.core.exact import exact_sum, in_lanes, row_distances
 from gpukm.core.stats import ClusterStats, Grid, split
 
 _BLOCK_BYTES = 1 << 22
@@ -110,6 +110,16 @@ class NumpyBackend(Backend):
                 _add(stats, x[rows], w, previous[rows], grid, -1)
         stats.normalise()
         return len(x) if moved is None else len(moved)
+
+    def means(
+        self, stats: ClusterStats, grid: Grid, previous: np.ndarray, reference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sums, weights = stats.sums(grid), stats.weights(grid)[:, None]
+        c = previous.astype(np.float64) - reference
+        gain = in_lanes(c * (weights * c - 2.0 * (sums - weights * reference)))
+        mean = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
+        mean = np.where(weights > 0, mean.astype(previous.dtype), previous)
+        return mean, row_distances(mean, previous), gain
 
     def lower(self, nearest: np.ndarray, x: np.ndarray, points: np.ndarray) -> None:
         for rows in _blocks(len(x), len(points)):

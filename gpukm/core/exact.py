@@ -75,6 +75,23 @@ def fold(values: np.ndarray) -> float:
     return float(tree[0])
 
 
+def in_lanes(terms: np.ndarray) -> np.ndarray:
+    """Sum each row of terms (n, m) as D sums its squares: eight lanes, then a fixed tree; float64 of shape (n,)."""
+    lanes = np.zeros((8, len(terms)))
+    for start in range(0, terms.shape[1], 8):
+        part = terms[:, start : start + 8]
+        lanes[: part.shape[1]] += part.T
+    pairs = lanes[:4] + lanes[4:]
+    halves = pairs[:2] + pairs[2:]
+    return np.asarray(halves[0] + halves[1])
+
+
+def row_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """D between rows of equal index of two arrays (n, m)."""
+    difference = a.astype(np.float64) - b.astype(np.float64)
+    return in_lanes(difference * difference)
+
+
 def _windows(values: np.ndarray, reduce, width: int) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Split values into 30-bit windows of absolute position, reduce each exactly, and put them together."""
     total = np.zeros(width, dtype=object)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpukm.backends.base import Frame
-from gpukm.core.exact import fold, to_float
+from gpukm.core.exact import fold, row_distances, to_float
 from gpukm.core.result import IterationRecord, StopReason
 from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates
 from gpukm.core.stats import ClusterStats, Grid
@@ -86,15 +86,15 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             Step.merge,
         )
         stats = step.stats
-        sums = stats.sums(problem.grid)
-        inertia = _display_inertia(problem, stats, sums, centroids)
+        updated, shifts, gains = _advance(problem, stats, centroids)
+        # By an identity over sums: cheap, and for display only. Folded, for the history is part of a snapshot.
+        inertia = max(to_float(problem.scan.spread) + fold(gains), 0.0)
         if tolerance is None:
             tolerance = problem.tol * _mean_variance(problem, stats)
         n_empty = _fill_empty(problem, stats, centroids)
         if n_empty:
-            sums = stats.sums(problem.grid)
-        updated = _centroids(problem, stats, sums, centroids)
-        shift = fold(_row_distances(updated, centroids))
+            updated, shifts, _ = _advance(problem, stats, centroids)
+        shift = fold(shifts)
         record = IterationRecord(iteration, inertia, shift, step.n_moved, n_empty)
         stop = None
         if updated.tobytes() == centroids.tobytes():
@@ -129,17 +129,26 @@ def _fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) ->
     return n
 
 
-def _centroids(problem: Problem, stats: ClusterStats, sums: np.ndarray, previous: np.ndarray) -> np.ndarray:
-    """Divide sums by weights, round once to the working dtype; a cluster without weight keeps its centroid."""
-    weights = stats.weights(problem.grid)
-    used = weights > 0
+def _advance(
+    problem: Problem, stats: ClusterStats, centroids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Next centroids, their squared shifts, and the gains of :meth:`Backend.means`, each of length n_clusters."""
+    backend = problem.shards[0].backend
+    updated, shifts, gains = backend.means(stats, problem.grid, centroids, problem.reference.astype(np.float64))
     if problem.spherical:
-        # D to the origin, in the fixed tree, is the squared length.
-        lengths = np.sqrt(_row_distances(sums, np.zeros_like(sums)))
-        used &= lengths > 0
-        weights = lengths
-    mean = np.divide(sums, weights[:, None], out=np.zeros_like(sums), where=used[:, None])
-    return np.where(used[:, None], mean.astype(problem.dtype), previous)
+        updated = _directions(problem, stats, centroids)
+        shifts = row_distances(updated, centroids)
+    return updated, shifts, gains
+
+
+def _directions(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> np.ndarray:
+    """Sums at length one, in the working dtype; a cluster without weight or direction keeps its centroid."""
+    sums = stats.sums(problem.grid)
+    # D to the origin, in the fixed tree, is the squared length.
+    lengths = np.sqrt(row_distances(sums, np.zeros_like(sums)))[:, None]
+    used = (stats.weights(problem.grid)[:, None] > 0) & (lengths > 0)
+    mean = np.divide(sums, lengths, out=np.zeros_like(sums), where=used)
+    return np.where(used, mean.astype(problem.dtype), previous)
 
 
 def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
@@ -150,28 +159,5 @@ def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
     total.normalise()
     weight = problem.total_weight
     mean = total.sums(problem.grid)[0] / weight
-    offset = float(_row_distances(mean[None], problem.reference[None].astype(np.float64))[0])
+    offset = float(row_distances(mean[None], problem.reference[None].astype(np.float64))[0])
     return max(to_float(problem.scan.spread) / weight - offset, 0.0) / len(mean)
-
-
-def _display_inertia(problem: Problem, stats: ClusterStats, sums: np.ndarray, centroids: np.ndarray) -> float:
-    """Inertia against the centroids that made ``stats``, by the identity over sums: cheap, and for display only."""
-    reference = problem.reference.astype(np.float64)
-    c = centroids.astype(np.float64) - reference
-    weights = stats.weights(problem.grid)
-    sums = sums - weights[:, None] * reference
-    # Folded, not left to a library's order of summation: the history is part of a snapshot.
-    cross = fold((c * sums).ravel())
-    squares = fold((c * c * weights[:, None]).ravel())
-    return max(to_float(problem.scan.spread) - 2.0 * cross + squares, 0.0)
-
-
-def _row_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """D between rows of equal index, in float64 and in the fixed tree of eight lanes."""
-    lanes = np.zeros((8, len(a)))
-    for start in range(0, a.shape[1], 8):
-        diff = a[:, start : start + 8].astype(np.float64) - b[:, start : start + 8].astype(np.float64)
-        lanes[: diff.shape[1]] += (diff * diff).T
-    pairs = lanes[:4] + lanes[4:]
-    halves = pairs[:2] + pairs[2:]
-    return np.asarray(halves[0] + halves[1])

@@ -53,6 +53,18 @@ def potentials(
     out: np.ndarray,
     threads: int,
 ) -> None: ...
+def means(
+    hi: np.ndarray,
+    lo: np.ndarray,
+    weights: np.ndarray,
+    units: np.ndarray,
+    previous: np.ndarray,
+    r: np.ndarray,
+    mean: np.ndarray,
+    shift: np.ndarray,
+    gain: np.ndarray,
+    threads: int,
+) -> None: ...
 def accumulate(
     x: np.ndarray,
     w: np.ndarray | None,

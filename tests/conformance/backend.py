@@ -275,3 +275,33 @@ class BackendConformance:
     def tracker(self, backend, x, c):
         """A tracker whatever the size of the problem."""
         return backend.tracker(x, c)
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_means_and_what_they_gain(self, backend, dtype, weighted):
+        rng = np.random.default_rng(5)
+        n, d, k = 300, 13, 7
+        x = (rng.normal(size=(n, d)) * 10.0 ** rng.integers(-20, 10, d)).astype(dtype)
+        weight = rng.random(n) if weighted else None
+        labels = rng.integers(0, k - 1, n).astype(np.int32)  # the last cluster stays empty
+        total = float(n if weight is None else weight.sum())
+        grid = Grid.of(np.abs(x).max(axis=0), total)
+        stats = ClusterStats.zero(k, d, weighted)
+        backend.accumulate(stats, x, weight, labels, None, grid)
+        previous = x[:k] + x[k : 2 * k]
+        reference = x[0].astype(np.float64)
+        means, shifts, gains = backend.means(stats, grid, previous, reference)
+        assert means.dtype == dtype
+        for j in range(k):
+            w = float(stats.weights(grid)[j])
+            lanes = [0.0] * 8
+            for f in range(d):
+                s = float(
+                    Fraction((int(stats.hi[j, f]) << 32) + int(stats.lo[j, f])) / Fraction(2) ** int(grid.exponents[f])
+                )
+                assert means[j, f] == (dtype(s / w) if w > 0 else previous[j, f])
+                c = float(previous[j, f]) - reference[f]
+                lanes[f % 8] += c * (w * c - 2.0 * (s - w * reference[f]))
+            low = (lanes[0] + lanes[4]) + (lanes[2] + lanes[6])
+            assert gains[j] == low + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+        np.testing.assert_array_equal(shifts, np.diagonal(fast_distances(means, previous)))

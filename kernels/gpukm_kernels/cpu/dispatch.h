@@ -64,6 +64,11 @@ struct Ops {
   int64_t (*accumulate)(const X* x, const double* w, int64_t n, int64_t d, int64_t k, const int32_t* labels,
                         const int32_t* previous, const double* scales, double w_scale, int64_t* hi, int64_t* lo,
                         int64_t* counts, int64_t* w_hi, int64_t* w_lo, int threads);
+  // mean[j] = X(S_j / weight_j) where the weight is positive, else previous[j]; S_jf = fl64(hi 2^32 + lo) unit_f.
+  // shift[j] = D(mean_j, previous_j). gain[j] = sum_f c_f (W c_f - 2 (S_f - W r_f)) with c = previous_j - r, in the lanes
+  // and the tree of D.
+  void (*means)(const int64_t* hi, const int64_t* lo, const double* weights, int64_t k, int64_t d, const double* units,
+                const X* previous, const double* r, X* mean, double* shift, double* gain, int threads);
 };
 
 struct Table {

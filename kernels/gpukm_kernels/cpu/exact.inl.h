@@ -303,3 +303,27 @@ int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k,
   }
   return moved;
 }
+
+template <class X>
+void means(const int64_t* hi, const int64_t* lo, const double* weights, int64_t k, int64_t d, const double* units,
+           const X* previous, const double* r, X* mean, double* shift, double* gain, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t j = 0; j < k; ++j) {
+      const double w = weights[j];
+      double lane[8] = {};
+      for (int64_t f = 0; f < d; ++f) {
+        const int64_t at = j * d + f;
+        const __int128 total = __int128(hi[at]) * (int64_t(1) << 32) + lo[at];
+        const double s = double(total) * units[f];
+        mean[at] = w > 0 ? X(s / w) : previous[at];
+        const double c = double(previous[at]) - r[f];
+        lane[f % 8] += c * (w * c - 2 * (s - w * r[f]));
+      }
+      gain[j] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+      shift[j] = exact_distance(mean + j * d, previous + j * d, d);
+    }
+  }
+}

@@ -160,6 +160,12 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
       nb::arg("x"), nb::arg("w").none(), nb::arg("labels"), nb::arg("previous").none(), nb::arg("scales"),
       nb::arg("w_scale"), nb::arg("hi"), nb::arg("lo"), nb::arg("counts"), nb::arg("w_hi").none(),
       nb::arg("w_lo").none(), nb::arg("threads"));
+  m.def("means", [](In<int64_t> hi, In<int64_t> lo, In<double> weights, In<double> units, In<X> previous, In<double> r,
+                    Out<X> mean, Out<double> shift, Out<double> gain, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().means(hi.data(), lo.data(), weights.data(), int64_t(previous.shape(0)), int64_t(previous.shape(1)),
+                   units.data(), previous.data(), r.data(), mean.data(), shift.data(), gain.data(), team(threads));
+  });
 }
 
 }  // namespace
