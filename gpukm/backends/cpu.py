@@ -13,7 +13,8 @@ from gpukm.errors import ConfigError
 
 # Centroids of a group: enough of them to be worth gathering rows for, few enough to rule groups out.
 _GROUP_SIZE = 40
-_TRACKED_CLUSTERS = 128
+_LEAST_GROUP_SIZE = 8
+_FEW_GROUPS = 16
 _GROUPING_ROUNDS = 4
 # A place among the packed centroids travels as float32.
 _MAX_CLUSTERS = 1 << 23
@@ -134,8 +135,9 @@ class CpuBackend(Backend):
 
 
 def group_count(row_bytes: int, n_clusters: int) -> int:
-    """Groups to keep bounds for; their memory, four bytes a row and group, stays within that of the rows."""
-    return 1 if n_clusters < _TRACKED_CLUSTERS else min(n_clusters // _GROUP_SIZE, max(row_bytes // 4, 1))
+    """Groups to keep bounds for; their memory, four bytes a row and group, stays within that of the rows or 32 bytes."""
+    groups = max(min(n_clusters // _LEAST_GROUP_SIZE, _FEW_GROUPS), n_clusters // _GROUP_SIZE)
+    return max(min(groups, max(row_bytes // 4, 8)), 1)
 
 
 def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:

@@ -11,7 +11,8 @@ class CentroidsF64:
 class TrackerF32:
     scored: int
     pairs: int
-    useful: bool
+    movers: int
+    plan: int
     def __init__(self, n: int, d: int, groups: int, group_of: np.ndarray) -> None: ...
     def assign(
         self, x: np.ndarray, centroids: np.ndarray, center: np.ndarray, radius: float, labels: np.ndarray, threads: int

@@ -17,11 +17,15 @@ struct Counts {
   int64_t compared = 0;   // D evaluations made for them
 };
 
-// What a tracked assignment had to score.
+// What a tracked assignment does: label all rows without bounds, do so and leave bounds, or follow the bounds there are.
+enum class Plan : int { plain, fill, follow };
+
+// How a tracked assignment went.
 struct Progress {
-  int64_t scored = 0;  // (row, group) pairs
+  int64_t scored = 0;  // (row, group) pairs scored
   int64_t pairs = 0;   // of so many
-  bool useful = true;  // false once bounds were given up
+  int64_t movers = 0;  // centroids that all rows were scored against
+  Plan plan = Plan::plain;
 };
 
 // Words of 32 bits that hold any sum of finite non-negative float64, in units of 2^-1126.

@@ -25,6 +25,8 @@ constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 
 #include "screen.inl.h"
 
+#include "bounds.inl.h"
+
 #include "track.inl.h"
 
 template <class X>

@@ -90,7 +90,8 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
       .def("assign", &Tracker<X>::assign)
       .def_prop_ro("scored", [](const Tracker<X>& t) { return t.progress.scored; })
       .def_prop_ro("pairs", [](const Tracker<X>& t) { return t.progress.pairs; })
-      .def_prop_ro("useful", [](const Tracker<X>& t) { return t.progress.useful; });
+      .def_prop_ro("movers", [](const Tracker<X>& t) { return t.progress.movers; })
+      .def_prop_ro("plan", [](const Tracker<X>& t) { return int(t.progress.plan); });
   nb::class_<Centroids<X>>(m, centroids_name).def(nb::init<In<X>, In<double>, double>());
   m.def("assign", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, int threads) {
     nb::gil_scoped_release release;

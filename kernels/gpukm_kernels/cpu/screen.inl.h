@@ -48,10 +48,21 @@ struct Tile {
   T residual = 0;         // but for an error of at most this length
 };
 
-// What is known of the rows of a panel: at least |x'|; and in integer form, as for a tile, unit and error.
+// What is known of a row: at least |x'|; and in integer form, as for a tile, unit and error.
+template <class T>
+struct Fact {
+  T norm, unit, residual;
+};
+
+// The same for the rows of a panel.
 template <class T>
 struct Facts {
   T norm[kPanel<T>], unit[kPanel<T>], residual[kPanel<T>];
+  void put(int64_t r, const Fact<T>& fact) {
+    norm[r] = fact.norm;
+    unit[r] = fact.unit;
+    residual[r] = fact.residual;
+  }
 };
 
 // Centroids packed for screening in T.
@@ -220,40 +231,25 @@ void Packed<X, T>::pack_integers(const X* c, Tile<T>& tile) {
                     double(tile.largest) * 0x1p-50);
 }
 
-// Panels whose features [0, result) were packed by whole vectors; the scalar loop does the rest.
-template <class X, class T>
-struct FastPack {
-  static int64_t run(const X* const*, const Packed<X, T>&, const Wider<X, T>*, T*) { return 0; }
-};
-#if defined(GPUKM_INTEGERS)
-template <class X>
-struct FastPack<X, float> {
-  static int64_t run(const X* const* rows, const Packed<X, float>& p, const X* center, float* panel) {
-    constexpr int P = kPanel<float>;
-    const X scale = X(p.scale);
-    int64_t f = 0;
-    for (; f + 8 <= p.d; f += 8)
-      for (int r = 0; r < P; r += 8) {
-        __m256 a[8];
-        for (int i = 0; i < 8; ++i)
-          a[i] = p.form == Form::difference ? as_floats(rows[r + i] + f) : as_floats(rows[r + i] + f, center + f, scale);
-        transpose8(a, panel + f * P + r, P);
-      }
-    return f;
-  }
-};
+// Whether rows are screened just as they are stored.
+template <class X, class T, Form F>
+constexpr bool kAsStored = F == Form::difference && sizeof(X) == sizeof(T);
 
-// Rows as integers of 16 bits, two features a value; each row has the largest scale that fits.
-template <class X>
-void pack_integer_panel(const X* const* rows, const Packed<X, float>& p, float* panel, Facts<float>& facts) {
-  constexpr int P = kPanel<float>;
-  constexpr double u = Limits<float>::unit;
-  const int64_t d = p.d, whole = d / 16 * 16;
-  const X *center = p.center.data(), scale = X(p.scale);
-  const double grow = 1 + double(d + 16) * 2 * u;
-  float scales[P];
-  for (int r = 0; r < P; ++r) {
-    const X* x = rows[r];
+// A row as screening takes it: p.words values.
+template <Form F, class X, class T>
+inline Fact<T> convert_row(const X* x, const Packed<X, T>& p, T* out) {
+  using W = Wider<X, T>;
+  const int64_t d = p.d;
+  if constexpr (F == Form::difference) {
+    for (int64_t f = 0; f < d; ++f) out[f] = T(x[f]);
+    return {T(1), T(0), T(0)};
+  }
+  const W *center = p.center.data(), scale = W(p.scale);
+  const double grow = 1 + double(d + 16) * 2 * Limits<T>::unit, least = double(d) * Limits<T>::tiny;
+  T lanes[8] = {}, total = 0;
+#if defined(GPUKM_INTEGERS)
+  if constexpr (F == Form::integer) {
+    constexpr double u = Limits<float>::unit;
     __m256 sum = _mm256_setzero_ps(), most = _mm256_setzero_ps();
     int64_t f = 0;
     for (; f + 8 <= d; f += 8) {
@@ -261,11 +257,11 @@ void pack_integer_panel(const X* const* rows, const Packed<X, float>& p, float* 
       sum = _mm256_fmadd_ps(v, v, sum);
       most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v));
     }
-    float sums[8], mosts[8], total = 0, largest = 0;
-    _mm256_storeu_ps(sums, sum);
+    float mosts[8], largest = 0;
+    _mm256_storeu_ps(lanes, sum);
     _mm256_storeu_ps(mosts, most);
     for (int i = 0; i < 8; ++i) {
-      total += sums[i];
+      total += lanes[i];
       largest = mosts[i] > largest ? mosts[i] : largest;
     }
     for (; f < d; ++f) {
@@ -273,79 +269,86 @@ void pack_integer_panel(const X* const* rows, const Packed<X, float>& p, float* 
       total += v * v;
       largest = v > largest ? v : largest;
     }
-    const double norm = __builtin_sqrt(double(total)) * grow + double(d) * Limits<float>::tiny;
-    facts.norm[r] = float(norm);
-    scales[r] = float(integer_scale(norm, double(largest)) * (1 - 4 * u));
-    facts.unit[r] = scales[r] > 0 ? float(1 / double(scales[r])) : 0.0f;
-  }
-  // Residuals of eight rows: one vector a row, added up at the end.
-  __m256 rest[P];
-  for (int r = 0; r < P; ++r) rest[r] = _mm256_setzero_ps();
-  for (int64_t f = 0; f < whole; f += 16)
-    for (int r = 0; r < P; r += 8) {
-      __m256 a[8];
-      for (int i = 0; i < 8; ++i) {
-        const __m256 s = _mm256_set1_ps(scales[r + i]);
-        const __m256 v0 = _mm256_mul_ps(as_floats(rows[r + i] + f, center + f, scale), s);
-        const __m256 v1 = _mm256_mul_ps(as_floats(rows[r + i] + f + 8, center + f + 8, scale), s);
-        const __m256i q0 = _mm256_cvtps_epi32(v0), q1 = _mm256_cvtps_epi32(v1);
-        const __m256 e0 = _mm256_sub_ps(v0, _mm256_cvtepi32_ps(q0)), e1 = _mm256_sub_ps(v1, _mm256_cvtepi32_ps(q1));
-        rest[r + i] = _mm256_fmadd_ps(e0, e0, _mm256_fmadd_ps(e1, e1, rest[r + i]));
-        // Packing works on halves of 128 bits; the permutation puts the features in order.
-        a[i] = _mm256_castsi256_ps(_mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xD8));
-      }
-      transpose8(a, panel + f / 2 * P + r, P);
+    const double norm = __builtin_sqrt(double(total)) * grow + least;
+    const float s = float(integer_scale(norm, double(largest)) * (1 - 4 * u));
+    const __m256 s8 = _mm256_set1_ps(s);
+    __m256 rest = _mm256_setzero_ps();
+    for (f = 0; f + 16 <= d; f += 16) {
+      const __m256 v0 = _mm256_mul_ps(as_floats(x + f, center + f, scale), s8);
+      const __m256 v1 = _mm256_mul_ps(as_floats(x + f + 8, center + f + 8, scale), s8);
+      const __m256i q0 = _mm256_cvtps_epi32(v0), q1 = _mm256_cvtps_epi32(v1);
+      const __m256 e0 = _mm256_sub_ps(v0, _mm256_cvtepi32_ps(q0)), e1 = _mm256_sub_ps(v1, _mm256_cvtepi32_ps(q1));
+      rest = _mm256_fmadd_ps(e0, e0, _mm256_fmadd_ps(e1, e1, rest));
+      // Packing works on halves of 128 bits; the permutation puts the features in order.
+      const __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xD8);
+      _mm256_storeu_ps(out + f / 2, _mm256_castsi256_ps(pairs));
     }
-  for (int r = 0; r < P; ++r) {
-    float sums[8], total = 0;
-    _mm256_storeu_ps(sums, rest[r]);
-    for (int i = 0; i < 8; ++i) total += sums[i];
-    for (int64_t f = whole; f < d; f += 2) {
+    _mm256_storeu_ps(lanes, rest);
+    total = 0;
+    for (int i = 0; i < 8; ++i) total += lanes[i];
+    for (; f < d; f += 2) {
       int16_t pair[2] = {};
       for (int64_t i = 0; i < 2 && f + i < d; ++i) {
-        const float v = float((rows[r][f + i] - center[f + i]) * scale) * scales[r], q = __builtin_rintf(v);
+        const float v = float((x[f + i] - center[f + i]) * scale) * s, q = __builtin_rintf(v);
         pair[i] = int16_t(q);
         total += (v - q) * (v - q);
       }
-      __builtin_memcpy(panel + f / 2 * P + r, pair, sizeof pair);
+      __builtin_memcpy(out + f / 2, pair, sizeof pair);
     }
-    const double unit = double(facts.unit[r]), residual = scales[r] > 0 ? __builtin_sqrt(double(total)) * grow * unit : double(facts.norm[r]);
-    facts.residual[r] = float(kBoundFactor * residual * (1 + 4 * u) + 4 * u * double(facts.norm[r]));
+    const double unit = s > 0 ? 1 / double(s) : 0;
+    const double residual = s > 0 ? __builtin_sqrt(double(total)) * grow * unit : norm;
+    return {float(norm), float(unit), float(kBoundFactor * residual * (1 + 4 * u) + 4 * u * norm)};
   }
-}
 #endif
+  int64_t f = 0;
+  for (; f + 8 <= d; f += 8)
+    for (int i = 0; i < 8; ++i) {
+      const T v = T((W(x[f + i]) - center[f + i]) * scale);
+      out[f + i] = v;
+      lanes[i] += v * v;
+    }
+  for (; f < d; ++f) {
+    const T v = T((W(x[f]) - center[f]) * scale);
+    out[f] = v;
+    total += v * v;
+  }
+  for (int i = 0; i < 8; ++i) total += lanes[i];
+  return {T(__builtin_sqrt(double(total)) * grow + least), T(0), T(0)};
+}
 
-// Rows gathered and packed: kPanel rows a panel, feature by feature, with what is known of each.
-template <class X, class T>
-void pack_panel(const X* const* rows, const Packed<X, T>& p, T* panel, Facts<T>& facts) {
+// Rows laid side by side as a panel: value by value, kPanel rows each.
+template <class T>
+inline void interleave(const T* const* rows, int64_t words, T* panel) {
   constexpr int P = kPanel<T>;
-  using W = Wider<X, T>;
+  int64_t f = 0;
 #if defined(GPUKM_INTEGERS)
   if constexpr (sizeof(T) == sizeof(float))
-    if (p.form == Form::integer) return pack_integer_panel(rows, p, panel, facts);
+    for (; f + 8 <= words; f += 8)
+      for (int r = 0; r < P; r += 8) {
+        __m256 a[8];
+        for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(rows[r + i] + f);
+        transpose8(a, panel + f * P + r, P);
+      }
 #endif
-  const int64_t d = p.d;
-  const W* center = p.center.data();
-  int64_t f = FastPack<X, T>::run(rows, p, center, panel);
-  if (p.form == Form::difference) {
-    for (; f < d; ++f)
-      for (int r = 0; r < P; ++r) panel[f * P + r] = T(rows[r][f]);
+  for (; f < words; ++f)
+    for (int r = 0; r < P; ++r) panel[f * P + r] = rows[r][f];
+}
+
+// Rows converted and laid side by side; `room` holds a panel.
+template <Form F, class X, class T>
+void pack_panel(const X* const* rows, const Packed<X, T>& p, T* room, T* panel, Facts<T>& facts) {
+  constexpr int P = kPanel<T>;
+  if constexpr (kAsStored<X, T, F>) {
+    interleave(rows, p.words, panel);
     return;
   }
-  const W scale = W(p.scale);
-  for (; f < d; ++f) {
-    const W m = center[f];
-    for (int r = 0; r < P; ++r) panel[f * P + r] = T((W(rows[r][f]) - m) * scale);
+  const T* converted[P];
+  for (int r = 0; r < P; ++r) {
+    T* out = room + r * p.words;
+    facts.put(r, convert_row<F>(rows[r], p, out));
+    converted[r] = out;
   }
-  Vec<T> sum[2] = {};
-  for (f = 0; f < d; ++f)
-    for (int v = 0; v < 2; ++v) {
-      const Vec<T> a = load(panel + f * P + v * kLanes<T>);
-      sum[v] = fma(a, a, sum[v]);
-    }
-  const double grow = 1 + double(d + 16) * 2 * Limits<T>::unit;
-  for (int r = 0; r < P; ++r)
-    facts.norm[r] = T(__builtin_sqrt(double(sum[r / kLanes<T>][r % kLanes<T>])) * grow + double(d) * Limits<T>::tiny);
+  interleave(converted, p.words, panel);
 }
 
 // Scores of one panel against R centroids of one block, product form.
@@ -683,7 +686,7 @@ struct Pending {
 
 template <class X, class T, Form F>
 Counts decide(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p, Pending<T>& pending, T* panel,
-              int32_t* labels, double* nearest, double* second) {
+              T* room, int32_t* labels, double* nearest, double* second) {
   constexpr int P = kPanel<T>;
   alignas(64) T threshold[P] = {};
   alignas(64) Facts<T> facts = {};
@@ -698,7 +701,7 @@ Counts decide(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p, Pe
       threshold[r] = pending.threshold[from];
       best[r].clear();
     }
-    pack_panel(rows, p, panel, facts);
+    pack_panel<F>(rows, p, room, panel, facts);
     for (int64_t t = 0; t < p.n_tiles; ++t)
       counts.compared += decide_tile<X, T, F>(p, prepared.centroids.data(), p.tiles[t], panel, facts,
                                                        threshold, rows, count, best);
@@ -719,7 +722,7 @@ template <class X, class T>
 struct Lane {
   const Packed<X, T>& p;
   int64_t rows;  // labelled at a time
-  Buffer<T> panels;
+  Buffer<T> room, panels;
   Buffer<Facts<T>> facts;
   Buffer<State<T>> states;
   Pending<T> pending;
@@ -727,7 +730,7 @@ struct Lane {
   Counts counts;
 
   Lane(const Packed<X, T>& p_, int64_t n, int threads)
-      : p(p_), rows(rows_at_once(p_.words, n, threads)), panels(rows * p_.words), facts(rows / kPanel<T>),
+      : p(p_), rows(rows_at_once(p_.words, n, threads)), room(kPanel<T> * p_.words), panels(rows * p_.words), facts(rows / kPanel<T>),
         states(rows / kPanel<T>), pending(rows + kPendingRows) {}
 
   static int64_t rows_at_once(int64_t words, int64_t n, int threads) {
@@ -743,8 +746,8 @@ struct Lane {
 template <class X, class T, Form F>
 void flush(const X* x, const Prepared<X>& prepared, Lane<X, T>& lane, int32_t* labels, double* nearest,
            double* second) {
-  const Counts c = decide<X, T, F>(x, prepared, lane.p, lane.pending, lane.panels.data(), labels, nearest,
-                                            second);
+  const Counts c = decide<X, T, F>(x, prepared, lane.p, lane.pending, lane.panels.data(), lane.room.data(), labels,
+                                   nearest, second);
   lane.counts.rechecked += c.rechecked;
   lane.counts.compared += c.compared;
 }
@@ -762,7 +765,7 @@ void screen_rows(const X* x, int64_t begin, int64_t end, const Prepared<X>& prep
       const int64_t row = begin + i * P + r;
       rows[r] = x + (row < end ? row : begin) * p.d;
     }
-    pack_panel(rows, p, lane.panels.data() + i * P * p.words, lane.facts[i]);
+    pack_panel<F>(rows, p, lane.room.data(), lane.panels.data() + i * P * p.words, lane.facts[i]);
     lane.states[i].clear();
   }
   for (int64_t t = 0; t < p.n_tiles; ++t)

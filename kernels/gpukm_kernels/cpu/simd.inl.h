@@ -174,6 +174,20 @@ constexpr bool kIntegers = false;
 typedef double Lanes8 __attribute__((vector_size(64)));
 typedef float Lanes8f __attribute__((vector_size(32)));
 
+inline Lanes8f load8f(const float* p) {
+  Lanes8f v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store8f(float* p, Lanes8f v) { __builtin_memcpy(p, &v, sizeof v); }
+inline Lanes8f absolute(Lanes8f v) { return v < 0.0f ? -v : v; }
+template <class M>
+inline bool all_of(M mask) {
+  bool all = true;
+  for (int r = 0; r < 8; ++r) all &= mask[r] != 0;
+  return all;
+}
+
 inline Lanes8 load8(const double* p) {
   Lanes8 v;
   __builtin_memcpy(&v, p, sizeof v);

@@ -1,0 +1,219 @@
+// What tracking remembers between calls, how far centroids have moved, and what a call had best do.
+//
+// Bounds are kept against the paths of centroids, so that a row that is not looked at need not be written: a lower bound is
+// stored plus the path that its group has made so far, an upper one less that of its centroid. Only differences count.
+
+// Margin between bounds before a group is skipped: far above the errors of D and of float32 bounds.
+constexpr float kMargin = 1.0f + 0x1p-20f;
+// Covers the roundings of a bound that is stored against one path and read against another: five of 2^-24 at most.
+constexpr float kSlack = 0x1p-21f;
+// Stands for any larger distance: an infinity would not survive subtractions.
+constexpr float kFar = 0x1p126f;
+// Paths longer than this end tracking.
+constexpr double kLongest = 0x1p120;
+// Numbers of movers to choose from: k / 2^i for i from kFewestMovers down to kMostMovers, or none.
+constexpr int kFewestMovers = 8, kMostMovers = 2;
+constexpr int64_t kMostSampled = 256, kLeastSampled = 32, kRowsASample = 512;
+
+template <class X>
+struct Tracker {
+  int64_t n, d, k, groups;
+  int64_t width;         // groups rounded up to whole vectors of eight
+  bool started = false;  // bounds are there
+  bool moving = false;   // `previous` is there
+  int rung = kIntegerRung;   // past kWideRung once bounds are given up
+  Buffer<int32_t> group_of;  // [k]
+  Buffer<float> upper;       // [n] distance to the own centroid, at most
+  Buffer<float> nearest;     // [n] distance to any other centroid, at least
+  Buffer<float> lower;       // [n][width] distance to the other centroids of the group, at least
+  Buffer<X> previous;        // [k][d]
+  Buffer<double> own_path, group_path;  // [k], [width]
+  double longest_path = 0;              // sum of the longest group's steps
+  int64_t scored = 0, pairs = 0;        // (row, group) pairs of the last call: scored, and all
+  int64_t movers = 0;                   // of the last call
+
+  Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_)
+      : n(n_), d(d_), k(k_), groups(groups_), width((groups_ + 7) / 8 * 8), group_of(k_), upper(n_), nearest(n_),
+        lower(n_ * width), previous(k_ * d_), own_path(k_), group_path(width) {
+    __builtin_memcpy(group_of.data(), group_of_, size_t(k) * sizeof(int32_t));
+    reset();
+  }
+  void reset() {
+    own_path.zero();
+    group_path.zero();
+    longest_path = 0;
+  }
+};
+
+template <class T>
+inline float distance_up(T squared, double inverse_scale) {
+  return float(__builtin_sqrt(double(squared)) * inverse_scale * (1 + 0x1p-22) + 1e-44);
+}
+
+// Paths as bounds are read or written against.
+struct Paths {
+  Buffer<float> own, group;  // [k], [width]
+  float longest = 0;
+  Paths(int64_t k, int64_t width) : own(k), group(width) {
+    own.zero();
+    group.zero();
+  }
+  template <class X>
+  void follow(const Tracker<X>& tracker) {
+    for (int64_t j = 0; j < tracker.k; ++j) own[j] = float(tracker.own_path[j]);
+    for (int64_t g = 0; g < tracker.width; ++g) group[g] = float(tracker.group_path[g]);
+    longest = float(tracker.longest_path);
+  }
+};
+
+inline float lower_bound(float stored, float path) {
+  return stored - path - kSlack * (__builtin_fabsf(stored) + path);
+}
+inline float upper_bound(float stored, float path) {
+  return stored + path + kSlack * (__builtin_fabsf(stored) + path);
+}
+
+// How far the centroids of one call moved, and which of them stand apart.
+struct Moves {
+  int64_t movers = 0;
+  Buffer<float> shift;    // [k] at least
+  Buffer<float> most;     // [groups] largest shift of those that are no movers
+  Buffer<int32_t> order;  // [k] by descending shift
+  Buffer<int32_t> part;   // [k] 0 for movers, else the group + 1
+  Buffer<int32_t> tiles;  // [groups + 2] first tile of each part
+  Buffer<int32_t> size;   // [groups] centroids
+  Paths before, after;    // bounds are read against the one and written against the other
+
+  template <class X>
+  Moves(const Tracker<X>& tracker)
+      : shift(tracker.k), most(tracker.groups), order(tracker.k), part(tracker.k), tiles(tracker.groups + 2),
+        size(tracker.groups), before(tracker.k, tracker.width), after(tracker.k, tracker.width) {
+    size.zero();
+    for (int64_t j = 0; j < tracker.k; ++j) {
+      part[j] = tracker.group_of[j] + 1;
+      ++size[tracker.group_of[j]];
+    }
+  }
+};
+
+// Nanoseconds, roughly, of one core of a Zen 4; only their ratios matter.
+struct Costs {
+  double score;    // a row against a centroid
+  double look;     // at a row's bounds
+  double open;     // a row whose bounds do not settle it: D to its centroid, its groups, its conversion
+  double pair;     // to take a row into a group's panel
+  double take;     // to take a group's result into a row
+  Costs(int64_t d, bool integers)
+      : score(0.14 + double(d) * (integers ? 0.01 : 0.025)), look(2), open(50 + 0.4 * double(d)),
+        pair(6 + 0.06 * double(d)), take(6) {}
+};
+
+// Expected nanoseconds a row of following bounds, from those of a sample of rows: `lower` [rows][groups] without the moves.
+struct Estimate {
+  double cost;
+  int64_t movers;
+};
+
+inline Estimate estimate(const Costs& costs, const Moves& moves, const int32_t* group_of, int64_t k, int64_t groups,
+                         const float* upper, const float* lower, int64_t rows, float* most) {
+  const double fixed = costs.look, all = costs.open + double(groups) * costs.take + double(k) * costs.score;
+  Estimate best = {1e300, 0};
+  Buffer<float> longest(groups);
+  for (int step = kFewestMovers + 1; step >= kMostMovers; --step) {
+    // Whole register blocks; the first candidate is none.
+    const int64_t movers = step > kFewestMovers ? 0 : ((k >> step) + kBlock - 1) / kBlock * kBlock;
+    if (movers >= k) break;
+    for (int64_t g = 0; g < groups; ++g) longest[g] = 0;
+    for (int64_t i = k; i-- > movers;) longest[group_of[moves.order[i]]] = moves.shift[moves.order[i]];
+    double cost = 0;
+    for (int64_t s = 0; s < rows; ++s) {
+      double row = 0;
+      for (int64_t g = 0; g < groups; ++g)
+        if (!(upper[s] * kMargin < lower[s * groups + g] - longest[g]))
+          row += costs.pair + costs.take + double(moves.size[g]) * costs.score;
+      if (row > 0) row += costs.open;
+      cost += row < all ? row : all;
+    }
+    cost = cost / double(rows) + fixed;
+    // Movers have all rows converted, opened and written.
+    if (movers) cost += 0.5 * costs.open + costs.pair + costs.take + double(movers) * costs.score;
+    if (cost >= best.cost) continue;
+    best = {cost, movers};
+    for (int64_t g = 0; g < groups; ++g) most[g] = longest[g];
+  }
+  return best;
+}
+
+// Measures how far centroids moved since the last call and decides, from a sample of rows, what to do and how many
+// centroids stand apart as movers. `integers` says how rows are scored.
+template <class X>
+Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_t* labels, bool integers,
+               Moves& moves, int threads) {
+  const int64_t n = tracker.n, k = tracker.k, d = tracker.d, G = tracker.groups;
+  const Costs costs(d, integers);
+  const double plain = double(k) * costs.score, fill = plain + double(G) * costs.take;
+  // Nothing is known yet: bounds are left where they cost little beside the labels.
+  if (!tracker.moving) return fill < 1.15 * plain ? Plan::fill : Plan::plain;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t j = 0; j < k; ++j) {
+    const double moved = exact_distance(centroids + j * d, tracker.previous.data() + j * d, d);
+    moves.shift[j] = moved > 0 ? distance_up(moved, kBoundFactor) : 0;
+  }
+  sort_by_shift(moves.shift.data(), k, moves.order.data());
+  int64_t rows = n / kRowsASample;
+  rows = rows > kMostSampled ? kMostSampled : rows < kLeastSampled ? kLeastSampled : rows;
+  rows = rows < n ? rows : n;
+  Buffer<float> upper(rows), lower(rows * G), most(G);
+  for (int64_t s = 0; s < rows; ++s) {
+    const int64_t i = s * n / rows;
+    upper[s] = distance_up(exact_distance(x + i * d, centroids + int64_t(labels[i]) * d, d), 1.0);
+  }
+  if (tracker.started) {
+    for (int64_t s = 0; s < rows; ++s)
+      for (int64_t g = 0; g < G; ++g)
+        lower[s * G + g] = lower_bound(tracker.lower[s * n / rows * tracker.width + g], float(tracker.group_path[g]));
+    const Estimate found = estimate(costs, moves, tracker.group_of.data(), k, G, upper.data(), lower.data(), rows,
+                                    moves.most.data());
+    if (found.cost < plain) {
+      moves.movers = found.movers;
+      return Plan::follow;
+    }
+  }
+  // Would bounds of the last call, were they there, have saved enough in this one?
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t s = 0; s < rows; ++s) {
+    const int64_t i = s * n / rows;
+    for (int64_t g = 0; g < G; ++g) lower[s * G + g] = kFar;
+    for (int64_t j = 0; j < k; ++j) {
+      if (j == labels[i]) continue;
+      const float v = distance_up(exact_distance(x + i * d, tracker.previous.data() + j * d, d), 1.0);
+      float& l = lower[s * G + tracker.group_of[j]];
+      l = v < l ? v : l;
+    }
+  }
+  const Estimate found =
+      estimate(costs, moves, tracker.group_of.data(), k, G, upper.data(), lower.data(), rows, most.data());
+  return found.cost + (fill - plain) / 4 < 0.8 * plain ? Plan::fill : Plan::plain;
+}
+
+// Lets paths follow the moves of a call that keeps bounds; false where they grow too long to be compared. Where movers stand
+// apart all bounds are written anew.
+template <class X>
+bool extend_paths(Tracker<X>& tracker, Moves& moves) {
+  float longest = 0;
+  // Movers included: nothing here may overflow.
+  if (!(double(moves.shift[moves.order[0]]) < kLongest) || !(tracker.longest_path < kLongest)) return false;
+  for (int64_t j = 0; j < tracker.k; ++j) tracker.own_path[j] += moves.shift[j];
+  for (int64_t g = 0; g < tracker.groups; ++g) {
+    tracker.group_path[g] += moves.most[g];
+    longest = moves.most[g] > longest ? moves.most[g] : longest;
+  }
+  tracker.longest_path += longest;
+  moves.before.follow(tracker);
+  if (moves.movers)
+    tracker.reset();
+  else
+    moves.after.follow(tracker);
+  for (int64_t i = 0; i < moves.movers; ++i) moves.part[moves.order[i]] = 0;
+  return true;
+}
