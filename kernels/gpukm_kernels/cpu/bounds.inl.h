@@ -99,13 +99,14 @@ struct Moves {
 // Nanoseconds, roughly, of one core of a Zen 4; only their ratios matter.
 struct Costs {
   double score;    // a row against a centroid
-  double look;     // at a row's bounds
-  double open;     // a row whose bounds do not settle it: D to its centroid, its groups, its conversion
+  double look;     // at the lowest bound of a row
+  double filter;   // a row that it does not settle: D to its centroid, its groups
+  double open;     // a row that these do not settle: its conversion, what is known of it
   double pair;     // to take a row into a group's panel
   double take;     // to take a group's result into a row
-  Costs(int64_t d, bool integers)
-      : score(0.14 + double(d) * (integers ? 0.01 : 0.025)), look(2), open(50 + 0.4 * double(d)),
-        pair(6 + 0.06 * double(d)), take(6) {}
+  Costs(int64_t d, int64_t groups, bool integers)
+      : score(0.14 + double(d) * (integers ? 0.01 : 0.025)), look(3), filter(15 + double(groups) + 0.2 * double(d)),
+        open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8) {}
 };
 
 // Expected nanoseconds a row of following bounds, from those of a sample of rows: `lower` [rows][groups] without the moves.
@@ -116,7 +117,7 @@ struct Estimate {
 
 inline Estimate estimate(const Costs& costs, const Moves& moves, const int32_t* group_of, int64_t k, int64_t groups,
                          const float* upper, const float* lower, int64_t rows, float* most) {
-  const double fixed = costs.look, all = costs.open + double(groups) * costs.take + double(k) * costs.score;
+  const double all = costs.open + double(groups) * costs.take + double(k) * costs.score;
   Estimate best = {1e300, 0};
   Buffer<float> longest(groups);
   for (int step = kFewestMovers + 1; step >= kMostMovers; --step) {
@@ -125,17 +126,24 @@ inline Estimate estimate(const Costs& costs, const Moves& moves, const int32_t* 
     if (movers >= k) break;
     for (int64_t g = 0; g < groups; ++g) longest[g] = 0;
     for (int64_t i = k; i-- > movers;) longest[group_of[moves.order[i]]] = moves.shift[moves.order[i]];
+    float longest_of_all = 0;
+    for (int64_t g = 0; g < groups; ++g) longest_of_all = longest[g] > longest_of_all ? longest[g] : longest_of_all;
     double cost = 0;
     for (int64_t s = 0; s < rows; ++s) {
       double row = 0;
-      for (int64_t g = 0; g < groups; ++g)
-        if (!(upper[s] * kMargin < lower[s * groups + g] - longest[g]))
+      float nearest = kFar;
+      for (int64_t g = 0; g < groups; ++g) {
+        const float l = lower[s * groups + g];
+        nearest = l < nearest ? l : nearest;
+        if (!(upper[s] * kMargin < l - longest[g]))
           row += costs.pair + costs.take + double(moves.size[g]) * costs.score;
+      }
       if (row > 0) row += costs.open;
       cost += row < all ? row : all;
+      if (movers || !(upper[s] * kMargin < nearest - longest_of_all)) cost += costs.filter;
     }
-    cost = cost / double(rows) + fixed;
-    // Movers have all rows converted, opened and written.
+    cost = cost / double(rows) + costs.look;
+    // Movers have all rows converted, packed and taken.
     if (movers) cost += 0.5 * costs.open + costs.pair + costs.take + double(movers) * costs.score;
     if (cost >= best.cost) continue;
     best = {cost, movers};
@@ -150,7 +158,7 @@ template <class X>
 Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_t* labels, bool integers,
                Moves& moves, int threads) {
   const int64_t n = tracker.n, k = tracker.k, d = tracker.d, G = tracker.groups;
-  const Costs costs(d, integers);
+  const Costs costs(d, G, integers);
   const double plain = double(k) * costs.score, fill = plain + double(G) * costs.take;
   // Nothing is known yet: bounds are left where they cost little beside the labels.
   if (!tracker.moving) return fill < 1.15 * plain ? Plan::fill : Plan::plain;

@@ -457,7 +457,7 @@ Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p,
   }
   // Movers are in no group's tiles.
   for (int64_t i = 0; i < moves.movers; ++i) --moves.size[tracker.group_of[moves.order[i]]];
-  const Costs costs(tracker.d, F == Form::integer);
+  const Costs costs(tracker.d, G, F == Form::integer);
   Counts total;
   int64_t scored = 0;
   int64_t size = kTrackBytes / (p.words * int64_t(sizeof(T)));
