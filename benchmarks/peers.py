@@ -16,7 +16,7 @@ import numpy as np
 from data import Problem
 
 UNLIMITED = 1 << 30
-MINI_BATCH_ROWS, MINI_BATCH_STEPS = 1024, 10
+MINI_BATCH_ROWS, MINI_BATCH_STEPS = 1024, 25
 SUPERKMEANS_SEED = 42
 
 
@@ -176,7 +176,8 @@ def superkmeans_hierarchical(problem: Problem, threads: int) -> FitFunction:
 
 
 def mini_batch(problem: Problem, threads: int) -> FitFunction:
-    """scikit-learn's MiniBatchKMeans; an iteration is ten batches of 1,024 random rows by partial_fit, as fit draws."""
+    """scikit-learn's MiniBatchKMeans; an iteration is 25 batches of 1,024 random rows, by
+    partial_fit as fit draws them."""
     from sklearn.cluster import MiniBatchKMeans
 
     def fit(iterations: int) -> Fit:
