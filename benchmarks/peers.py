@@ -175,9 +175,20 @@ def superkmeans_hierarchical(problem: Problem, threads: int) -> FitFunction:
     return fit
 
 
+def gpukm_mini_batch(problem: Problem, threads: int) -> FitFunction:
+    """MiniBatchKMeans of gpukm; iterations i ask for an inertia that more would lower by 10% / i. Threads by OMP."""
+    from gpukm import MiniBatchKMeans
+
+    def fit(iterations: int) -> Fit:
+        start = problem.x[problem.rows]
+        model = MiniBatchKMeans(problem.k, init=start, max_excess=0.1 / iterations, compute_labels=False)
+        return Fit(model.fit(problem.x).cluster_centers_, iterations)
+
+    return fit
+
+
 def mini_batch(problem: Problem, threads: int) -> FitFunction:
-    """scikit-learn's MiniBatchKMeans; an iteration is 25 batches of 1,024 random rows, by
-    partial_fit as fit draws them."""
+    """MiniBatchKMeans of scikit-learn; an iteration is 25 batches of 1,024 random rows, drawn as its fit draws them."""
     from sklearn.cluster import MiniBatchKMeans
 
     def fit(iterations: int) -> Fit:
@@ -226,9 +237,10 @@ CONTENDERS = {
     "superkmeans-hierarchical": Contender(
         superkmeans_hierarchical, "superkmeans", "superkmeans", converges=False, lloyd=False
     ),
+    "gpukm-mini-batch": Contender(gpukm_mini_batch, "gpukm", "gpukm", converges=False, lloyd=False),
     "mini-batch": Contender(mini_batch, "sklearn", "scikit-learn", converges=False, lloyd=False),
 }
-PACKAGES = tuple(dict.fromkeys(c.package for name, c in CONTENDERS.items() if name != GPUKM)) + ("numpy",)
+PACKAGES = (*dict.fromkeys(c.package for c in CONTENDERS.values() if c.package != GPUKM), "numpy")
 
 
 def chosen(names: str) -> tuple[list[str], dict[str, str]]:
@@ -267,8 +279,8 @@ def _one_iteration(problem: Problem) -> np.ndarray:
 def _shuffled(n: int, seed: int) -> np.ndarray:
     """What ``std::shuffle`` of libstdc++ makes of 0 .. n-1 with ``std::mt19937(seed)``.
 
-    Bounded draws are Lemire's ("Fast random integer generation in an interval", 2019); while n**2 fits into 32 bits, two
-    positions come from one draw.
+    Bounded draws are Lemire's ("Fast random integer generation in an interval", 2019); while n**2 fits into 32 bits,
+    two positions come from one draw.
     """
     rng, drawn = np.random.RandomState(seed), iter(())
 

@@ -11,10 +11,10 @@ import numpy as np
 
 mpl.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 #: Okabe and Ito's colours, which most colour-blind readers tell apart.
 STYLES = {
@@ -24,6 +24,7 @@ STYLES = {
     "faiss": ("#009E73", "^"),
     "superkmeans": ("#CC79A7", "v"),
     "superkmeans-hierarchical": ("#8C5FA8", "P"),
+    "gpukm-mini-batch": ("#E69F00", "o"),
     "mini-batch": ("#7F7F7F", "X"),
     "ceiling": ("#000000", ""),
 }
@@ -80,7 +81,7 @@ def line(axis: Axes, name: str, points: Mapping[float, float]) -> None:
 
 
 def logarithmic(axis: Axes, which: str, unit: str = "", at: Sequence[float] = ()) -> None:
-    """A logarithmic axis with plain numbers where told, or at powers of ten, and at 2 and 5 where these would be few."""
+    """A logarithmic axis with plain numbers where told, or at powers of ten and, where these are few, between."""
     getattr(axis, f"set_{which}scale")("log")
     low, high = getattr(axis, f"get_{which}lim")()
     if not at:
@@ -88,6 +89,8 @@ def logarithmic(axis: Axes, which: str, unit: str = "", at: Sequence[float] = ()
         fine = [digit * power for power in powers for digit in (1, 2, 5)]
         inside = [[tick for tick in ticks if low <= tick <= high] for ticks in (powers, fine)]
         at = inside[0] if len(inside[0]) >= 4 else inside[1]
+        if len(at) < 3:
+            at = [tick for power in powers for digit in range(1, 10) if low <= (tick := digit * power) <= high]
     ticks = getattr(axis, f"{which}axis")
     ticks.set_major_locator(FixedLocator(list(at)))
     ticks.set_minor_locator(NullLocator())
@@ -108,8 +111,10 @@ def finish(figure: Figure, axes: Sequence[Axes], path: Path) -> list[Path]:
 
 
 def _plain(value: float) -> str:
-    """1,000 as 1k, and no more digits than it takes."""
+    """20,000 as 20k, and no more digits than it takes."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= size and value % (size / 10) == 0:
             return f"{value / size:g}{letter}"
+    if value >= 1000:
+        return f"{value:,.0f}"
     return np.format_float_positional(value, precision=3, fractional=False, trim="-")

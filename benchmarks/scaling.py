@@ -6,9 +6,9 @@ Usage: python benchmarks/scaling.py [--contenders NAMES] [--sweeps rows,features
 The sweeps change one of 200,000 rows, 32 features and 256 clusters of a mixture. A time is that of a whole fit from the
 same rows, divided by its iterations; medians of fits that take turns. A contender slower than the limit is run once.
 
-Threads: fits of one problem on 1, 2, 4, ... threads take turns with a loop of fused multiply-adds in registers on as many
-(``fma.cpp``, compiled by c++). The speed-up of that loop is the ceiling of this machine at that time; efficiency is the
-speed-up of a contender over it. Both are medians over rounds of the quotient within a round.
+Threads: fits of one problem on 1, 2, 4, ... threads take turns with a loop of fused multiply-adds in registers on as
+many (``fma.cpp``, compiled by c++). The speed-up of that loop is the ceiling of this machine at that time; efficiency is
+the speed-up of a contender over it. Both are medians over rounds of the quotient within a round.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from data import Problem, problem
@@ -49,7 +50,9 @@ def sweep(what: str, contenders: list[str], arguments: argparse.Namespace) -> li
             given, contenders, arguments.threads, arguments.iterations, arguments.repeats, arguments.limit
         )
         each = {name: found.median / found.iterations for name, found in measured.items()}
-        print(f"  {given.title:<45}" + "".join(f" {name} {seconds:.4f} s" for name, seconds in each.items()), flush=True)
+        print(
+            f"  {given.title:<38}" + "".join(f" {name} {seconds:.4f} s" for name, seconds in each.items()), flush=True
+        )
         rows.append(
             {
                 what: size,
@@ -145,13 +148,13 @@ def by_threads(
     }
 
 
-def draw(sweeps: dict[str, list[dict[str, Any]]], threads: list[dict[str, Any]], path: Path) -> list[Path]:
+def draw(
+    plots: ModuleType, sweeps: dict[str, list[dict[str, Any]]], threads: list[dict[str, Any]], path: Path
+) -> list[Path]:
     """A panel a sweep, and one for each problem that threads were measured on."""
-    import plots
-
     others = {key: [f"{BASE[o]:,} {o}" for o in BASE if o != key] for key in sweeps}
     titles = [f"{key.capitalize()} ({', '.join(others[key])})" for key in sweeps]
-    figure, axes = plots.panels([*titles, *(f"Threads, {row['title']}" for row in threads)])
+    figure, axes = plots.panels([*titles, *(f"Threads ({row['title']})" for row in threads)])
     for (what, rows), axis in zip(sweeps.items(), axes, strict=False):
         for name in CONTENDERS:
             points = {r[what]: r["seconds_per_iteration"][name] for r in rows if name in r["seconds_per_iteration"]}
@@ -186,6 +189,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="keep this many rows, to try the script")
     parser.add_argument("--out", type=Path, help="folder of the result and the plot")
     arguments = parser.parse_args()
+    import plots  # here, so that contenders' processes do without it, and its absence shows before anything is measured
+
     contenders, absent = chosen(arguments.contenders)
     for name, reason in absent.items():
         print(f"{name} is left out: {reason}")
@@ -204,8 +209,6 @@ def main() -> None:
             for name in arguments.threads_on.split(","):
                 given = problem(name, max_rows=arguments.rows)
                 threads.append(by_threads(given, contenders, [*powers, arguments.threads], program, arguments))
-    for path in draw(sweeps, threads, place("scaling", machine()["cpu"], arguments.out)):
-        print(path)
     found = {
         "iterations": arguments.iterations,
         "threads": arguments.threads,
@@ -215,6 +218,8 @@ def main() -> None:
         "left_out": absent,
     }
     record("scaling", found, PACKAGES, arguments.out)
+    for path in draw(plots, sweeps, threads, place("scaling", machine()["cpu"], arguments.out)):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ A time is that of a fit from given rows to centroids, labels and what else the c
 fastest of those that make Lloyd's iterations on all rows (scikit-learn, intelex, faiss) to gpukm, by medians; where only
 approximate contenders take part, the fastest of them, by the time to their centroids alone, without labels.
 
-Inertia is computed here in float64 on all rows, and gpukm must report the same. Rounding, and ties that it breaks, can lead
-contenders along different paths, to a better or a worse end; so inertias are compared with all who make Lloyd's
-iterations. Where none of them ends within 1e-6 of gpukm, gpukm and scikit-learn fit once more in float64, and where gpukm is
-worse by more than 1e-6 in both precisions, the run fails.
+Stop rule: no label or centroid changes, or --iterations. Who cannot tell (faiss, superkmeans) makes as many iterations as
+gpukm made. Inertia is computed here in float64 on all rows, and gpukm must report the same. Rounding, and ties that it
+breaks, can lead contenders along different paths, to a better or a worse end; so inertias are compared with all who make
+Lloyd's iterations. Where none of them ends within 1e-6 of gpukm, gpukm and scikit-learn fit once more in float64, and
+where gpukm is worse by more than 1e-6 in both precisions, the run fails.
 """
 
 from __future__ import annotations
@@ -69,14 +70,15 @@ def in_float64(given: Problem, threads: int, iterations: int) -> float:
 def show(given: Problem, measured: dict[str, Measured], unfit: dict[str, str]) -> None:
     """One table a problem."""
     print(f"\n{given.title} ({given.origin})")
-    print(f"  {'':<25}{'seconds':>10}{'least .. most':>20}{'iterations':>12}{'inertia':>16}{'to gpukm':>11}{'memory':>11}")
+    print(
+        f"  {'':<25}{'seconds':>10}{'least .. most':>20}{'iterations':>12}{'inertia':>16}{'to gpukm':>11}{'memory':>11}"
+    )
     for name, found in measured.items():
         spread = f"{min(found.seconds):.3f} .. {max(found.seconds):.3f}" if len(found.seconds) > 1 else "one run"
         peak = "unknown" if found.peak_bytes is None else f"{found.peak_bytes / 2**20:,.0f} MiB"
         apart = f"{difference(measured, name, GPUKM):+.1e}" if name != GPUKM else ""
-        print(
-            f"  {name:<25}{found.median:>10.3f}{spread:>20}{found.iterations:>12}{found.inertia:>16.8g}{apart:>11}{peak:>11}"
-        )
+        times = f"{found.median:>10.3f}{spread:>20}{found.iterations:>12}"
+        print(f"  {name:<25}{times}{found.inertia:>16.8g}{apart:>11}{peak:>11}")
         if found.training_seconds:
             print(f"  {'  centroids alone':<25}{statistics.median(found.training_seconds):>10.3f}")
     for name, reason in unfit.items():
@@ -86,7 +88,7 @@ def show(given: Problem, measured: dict[str, Measured], unfit: dict[str, str]) -
 def summary(rows: Sequence[dict[str, Any]]) -> None:
     """Markdown table of medians, as README shows it."""
     shown = [name for name in CONTENDERS if any(name in row["contenders"] for row in rows)]
-    print("\n| rows x features | " + " | ".join(shown) + " | faster than the fastest | inertia equal to 1e-6 |")
+    print("\n| data | " + " | ".join(shown) + " | faster than the fastest | inertia equal to 1e-6 |")
     print("|---" * (len(shown) + 3) + "|")
     for row in rows:
         cells = [
@@ -97,18 +99,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
         if wide is not None and abs(wide) <= EQUAL:
             same = [f"{SCIKIT_LEARN} in float64"]
         cell = "all" if row["equal"] and len(same) == len(row["equal"]) else ", ".join(same) or "none"
-        title = f"{row['n']:,} x {row['d']}, K={row['k']:,}"
-        title = title if row["name"][0].isdigit() else f"{row['name'].split('-')[0]}, {title}"
-        print("| " + " | ".join([title, *cells, ratio_cell, cell]) + " |")
+        print("| " + " | ".join([row["title"], *cells, ratio_cell, cell]) + " |")
 
 
 def main() -> None:
     """Run, check, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated names of problems (default: all for which data is at hand)")
-    parser.add_argument(
-        "--contenders", default="gpukm,scikit-learn,intelex,faiss", help=f"from {','.join(CONTENDERS)}"
-    )
+    parser.add_argument("--contenders", default="gpukm,scikit-learn,intelex,faiss", help=f"from {','.join(CONTENDERS)}")
     parser.add_argument("--embeddings", type=Path, help=".npy of shape (n, d), for the problem of this name")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
@@ -142,6 +140,7 @@ def main() -> None:
         rows.append(
             {
                 "name": name,
+                "title": given.title,
                 "data": given.origin,
                 "n": len(given.x),
                 "d": given.x.shape[1],
