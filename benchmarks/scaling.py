@@ -7,8 +7,8 @@ The sweeps change one of 200,000 rows, 32 features and 256 clusters of a mixture
 same rows, divided by its iterations; medians of fits that take turns. A contender slower than the limit is run once.
 
 Threads: fits of one problem on 1, 2, 4, ... threads take turns with a loop of fused multiply-adds in registers on as
-many (``fma.cpp``, compiled by c++). The speed-up of that loop is the ceiling of this machine at that time; efficiency is
-the speed-up of a contender over it. Both are medians over rounds of the quotient within a round.
+many (``fma.cpp``, compiled by c++). The speed-up of that loop is the ceiling of this machine at that time; efficiency
+is the speed-up of a contender over it. Both are medians over rounds of the quotient within a round.
 """
 
 from __future__ import annotations

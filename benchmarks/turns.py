@@ -1,8 +1,8 @@
 """Contenders in processes of their own that take turns: times, peak memory, and inertia checked on all rows.
 
 A process holds one contender, the data, and no other library's threads. Only one of them works at a time. The first
-round warms up, is checked, and tells peak memory; its times count only for contenders slower than a limit, which are run
-once.
+round warms up, is checked, and tells peak memory; its times count only for contenders slower than a limit, which are
+run once.
 """
 
 from __future__ import annotations

@@ -4,14 +4,14 @@ Usage: python benchmarks/whole.py [--only NAMES] [--contenders NAMES] [--embeddi
                                   [--repeats 3] [--limit 60] [--threads 2] [--rows N] [--name whole] [--out DIR]
 
 A time is that of a fit from given rows to centroids, labels and what else the contender computes. The ratio is the
-fastest of those that make Lloyd's iterations on all rows (scikit-learn, intelex, faiss) to gpukm, by medians; where only
-approximate contenders take part, the fastest of them, by the time to their centroids alone, without labels.
+fastest of those that make Lloyd's iterations on all rows (scikit-learn, intelex, faiss) to gpukm, by medians; where
+only approximate contenders take part, the fastest of them, by the time to their centroids alone, without labels.
 
-Stop rule: no label or centroid changes, or --iterations. Who cannot tell (faiss, superkmeans) makes as many iterations as
-gpukm made. Inertia is computed here in float64 on all rows, and gpukm must report the same. Rounding, and ties that it
-breaks, can lead contenders along different paths, to a better or a worse end; so inertias are compared with all who make
-Lloyd's iterations. Where none of them ends within 1e-6 of gpukm, gpukm and scikit-learn fit once more in float64, and
-where gpukm is worse by more than 1e-6 in both precisions, the run fails.
+Stop rule: no label or centroid changes, or --iterations. Who cannot tell (faiss, superkmeans) makes as many iterations
+as gpukm made. Inertia is computed here in float64 on all rows, and gpukm must report the same. Rounding, and ties that
+it breaks, can lead contenders along different paths, to a better or a worse end; so inertias are compared with all who
+make Lloyd's iterations. Where none of them ends within 1e-6 of gpukm, gpukm and scikit-learn fit once more in float64,
+and where gpukm is worse by more than 1e-6 in both precisions, the run fails.
 """
 
 from __future__ import annotations
