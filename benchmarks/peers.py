@@ -181,7 +181,9 @@ def gpukm_mini_batch(problem: Problem, threads: int) -> FitFunction:
 
     def fit(iterations: int) -> Fit:
         start = problem.x[problem.rows]
-        model = MiniBatchKMeans(problem.k, init=start, max_excess=0.1 / iterations, compute_labels=False)
+        model = MiniBatchKMeans(
+            problem.k, init=start, max_excess=0.1 / iterations, compute_labels=False, random_state=0
+        )
         return Fit(model.fit(problem.x).cluster_centers_, iterations)
 
     return fit

@@ -25,7 +25,7 @@ from typing import Any
 from data import EMBEDDINGS, Problem, problem
 from peers import CONTENDERS, GPUKM, PACKAGES, chosen
 from record import machine, place, record
-from turns import Unfit, check, workers
+from turns import Unfit, check, refuse, workers
 
 DEFAULT = ("1m-16-64", "2m-2-100", "1000000-64-1000")
 EFFORTS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 100)
@@ -48,6 +48,7 @@ def curves(
             try:
                 seconds, peak, fit = worker.fit(CONVERGED_ITERATIONS if worker.name == GPUKM else 1)
             except Unfit as error:
+                refuse(worker.name, error)
                 unfit[worker.name] = str(error)
                 continue
             points[worker.name] = []
@@ -64,8 +65,14 @@ def curves(
             taken: dict[str, list[float]] = {worker.name: [] for worker in active}
             ended = {}
             for _ in range(repeats):
-                for worker in active:
-                    seconds, peak, fit = worker.fit(effort)
+                for worker in [each for each in active if each.name not in unfit]:
+                    try:
+                        seconds, peak, fit = worker.fit(effort)
+                    except Unfit as error:
+                        refuse(worker.name, error)
+                        unfit[worker.name] = f"from {effort} iterations on, {error}"
+                        ended.pop(worker.name, None)
+                        continue
                     taken[worker.name].append(fit.training_seconds or seconds)
                     ended[worker.name] = (fit, peak)
             for name, (fit, peak) in ended.items():
@@ -81,9 +88,11 @@ def curves(
             active = [
                 worker
                 for worker in active
-                if points[worker.name][-1]["seconds"] <= limit and ended[worker.name][0].iterations == effort
+                if worker.name in ended
+                and points[worker.name][-1]["seconds"] <= limit
+                and ended[worker.name][0].iterations == effort
             ]
-    return points, converged, unfit
+    return {name: line for name, line in points.items() if line}, converged, unfit
 
 
 def reached(points: list[dict[str, Any]], inertia: float) -> float | None:
@@ -157,7 +166,8 @@ def main() -> None:
                 "left_out": unfit,
             }
         )
-    record("quality", {"threads": arguments.threads, "rows": rows, "left_out": absent}, PACKAGES, arguments.out)
+        # After each problem, so that what was measured is there if a later one fails.
+        record("quality", {"threads": arguments.threads, "rows": rows, "left_out": absent}, PACKAGES, arguments.out)
     for path in draw(plots, rows, place("quality", machine()["cpu"], arguments.out)):
         print(path)
 

@@ -133,7 +133,7 @@ def workers(problem: Problem, who: Iterable[tuple[str, int]]) -> Iterator[tuple[
             try:
                 worker = Worker(name, problem, path, threads)
             except Unfit as error:
-                _refuse(name, error)
+                refuse(name, error)
                 unfit[name] = str(error)
             else:
                 stack.callback(worker.close)
@@ -160,7 +160,7 @@ def take_turns(
             try:
                 seconds, peak, fit = worker.fit(iterations if CONTENDERS[name].converges else target)
             except Unfit as error:
-                _refuse(name, error)
+                refuse(name, error)
                 unfit[name] = str(error)
                 continue
             measured[name] = check(name, problem, fit, peak)
@@ -171,10 +171,17 @@ def take_turns(
             else:
                 again.append(worker)
         for _ in range(repeats):
-            for worker in again:
-                seconds, _, fit = worker.fit(iterations if CONTENDERS[worker.name].converges else target)
+            for worker in list(again):
+                try:
+                    seconds, _, fit = worker.fit(iterations if CONTENDERS[worker.name].converges else target)
+                except Unfit as error:
+                    refuse(worker.name, error)
+                    unfit[worker.name] = str(error)
+                    del measured[worker.name]
+                    again.remove(worker)
+                    continue
                 _count(measured[worker.name], seconds, fit)
-            again.append(again.pop(0))
+            again = again[1:] + again[:1]
     return measured, unfit
 
 
@@ -193,7 +200,7 @@ def _count(measured: Measured, seconds: float, fit: Fit) -> None:
         measured.training_seconds.append(fit.training_seconds)
 
 
-def _refuse(name: str, error: Unfit) -> None:
+def refuse(name: str, error: Unfit) -> None:
     """A contender may be unfit for a problem; gpukm may not."""
     if name == GPUKM:
         raise SystemExit(f"gpukm: {error}")

@@ -98,8 +98,28 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
         same, wide = [key for key, equal in row["equal"].items() if equal], row["difference_to_scikit_learn_in_float64"]
         if wide is not None and abs(wide) <= EQUAL:
             same = [f"{SCIKIT_LEARN} in float64"]
-        cell = "all" if row["equal"] and len(same) == len(row["equal"]) else ", ".join(same) or "none"
+        cell = ", ".join(same) or "none"
+        if len(same) == len(row["equal"]):
+            cell = "all" if same else ""
         print("| " + " | ".join([row["title"], *cells, ratio_cell, cell]) + " |")
+
+
+def write(
+    rows: Sequence[dict[str, Any]], absent: dict[str, str], arguments: argparse.Namespace
+) -> tuple[float | None, float | None]:
+    """Write what there is; returns the geometric mean and the least of the ratios."""
+    ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
+    mean, least = (statistics.geometric_mean(ratios), min(ratios)) if ratios else (None, None)
+    found = {
+        "threads": arguments.threads,
+        "iterations": arguments.iterations,
+        "rows": rows,
+        "left_out": absent,
+        "geometric_mean_ratio": mean,
+        "least_ratio": least,
+    }
+    record(arguments.name, found, PACKAGES, arguments.out)
+    return mean, least
 
 
 def main() -> None:
@@ -153,20 +173,11 @@ def main() -> None:
                 "difference_to_scikit_learn_in_float64": wide,
             }
         )
+        # After each problem, so that what was measured is there if a later one fails.
+        mean, least = write(rows, absent, arguments)
     summary(rows)
-    ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
-    mean = statistics.geometric_mean(ratios) if ratios else None
     if mean:
-        print(f"\ngeometric mean of the ratio {mean:.2f}, least {min(ratios):.2f}")
-    found = {
-        "threads": arguments.threads,
-        "iterations": arguments.iterations,
-        "rows": rows,
-        "left_out": absent,
-        "geometric_mean_ratio": mean,
-        "least_ratio": min(ratios, default=None),
-    }
-    record(arguments.name, found, PACKAGES, arguments.out)
+        print(f"\ngeometric mean of the ratio {mean:.2f}, least {least:.2f}")
     if worse:
         raise SystemExit(f"gpukm is worse than scikit-learn by more than {EQUAL:g}: {'; '.join(worse)}")
 
