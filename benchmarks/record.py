@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cpu import machine
-
 import gpukm
+
+HERE = Path(__file__).resolve().parent
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), cpu)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
+    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, cwd=HERE)
+    from gpukm_kernels import native_status
+
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "kernels": native_status()[1],
+        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+    }
+
+
+def place(name: str, cpu: str, folder: Path | None) -> Path:
+    """Path without suffix of a benchmark's results, named by benchmark and processor."""
+    slug = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-") or "unknown"
+    folder = folder or HERE / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{slug}"
 
 
 def record(name: str, found: Mapping[str, Any], packages: Sequence[str], folder: Path | None = None) -> Path:
-    """Write one JSON file, named by benchmark and processor, into ``folder`` (default: results beside this file)."""
+    """Write one JSON file into ``folder`` (default: results beside this file); what is not installed has no version."""
     where = machine()
-    slug = re.sub(r"[^a-z0-9]+", "-", where["cpu"].lower()).strip("-") or "unknown"
-    folder = folder or Path(__file__).resolve().parent / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    versions = {"gpukm": gpukm.__version__, **{package: version(package) for package in packages}}
-    path = folder / f"{name}-{slug}.json"
+    versions: dict[str, str | None] = {"gpukm": gpukm.__version__}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    path = place(name, where["cpu"], folder).with_suffix(".json")
     path.write_text(json.dumps({"benchmark": name, "machine": where, "versions": versions, **found}, indent=1) + "\n")
     return path
