@@ -50,7 +50,7 @@ def gpukm(problem: Problem, threads: int) -> FitFunction:
 
     def fit(iterations: int) -> Fit:
         start = problem.x[problem.rows]
-        found = kmeans(problem.x, problem.k, init=start, max_iter=iterations, tol=0, threads=threads)
+        found = kmeans(problem.x, problem.k, init=start, max_iter=iterations, tol=0)
         return Fit(found.centroids, found.n_iter, found.inertia)
 
     return fit

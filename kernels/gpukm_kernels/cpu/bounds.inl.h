@@ -1,7 +1,7 @@
 // What tracking remembers between calls, how far centroids have moved, and what a call had best do.
 //
-// Bounds are kept against the paths of centroids, so that a row that is not looked at need not be written: a lower bound is
-// stored plus the path that its group has made so far, an upper one less that of its centroid. Only differences count.
+// Bounds are kept against the paths of centroids, so that a row that is not looked at need not be written: a lower bound
+// is stored plus the path that its group has made so far, an upper one less that of its centroid.
 
 // Margin between bounds before a group is skipped: far above the errors of D and of float32 bounds.
 constexpr float kMargin = 1.0f + 0x1p-20f;
@@ -109,7 +109,7 @@ struct Costs {
         open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8) {}
 };
 
-// Expected nanoseconds a row of following bounds, from those of a sample of rows: `lower` [rows][groups] without the moves.
+// Expected nanoseconds a row of following bounds, from those of a sample: `lower` [rows][groups] without the moves.
 struct Estimate {
   double cost;
   int64_t movers;
@@ -204,8 +204,8 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
   return found.cost + (fill - plain) / 4 < 0.8 * plain ? Plan::fill : Plan::plain;
 }
 
-// Lets paths follow the moves of a call that keeps bounds; false where they grow too long to be compared. Where movers stand
-// apart all bounds are written anew.
+// Lets paths follow the moves of a call that keeps bounds; false where they grow too long to be compared. Where movers
+// stand apart all bounds are written anew.
 template <class X>
 bool extend_paths(Tracker<X>& tracker, Moves& moves) {
   float longest = 0;

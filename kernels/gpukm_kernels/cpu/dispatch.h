@@ -17,7 +17,7 @@ struct Counts {
   int64_t compared = 0;   // D evaluations made for them
 };
 
-// What a tracked assignment does: label all rows without bounds, do so and leave bounds, or follow the bounds there are.
+// What a tracked assignment does: label all rows without bounds, do so and leave bounds, or follow those there are.
 enum class Plan : int { plain, fill, follow };
 
 // How a tracked assignment went.

@@ -45,7 +45,18 @@ const Ops<double>& ops<double>() {
   return table().f64;
 }
 
-int team(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
+// As many threads as are asked for; else what OpenMP allows, but few for little work: waking a thread costs more than it
+// brings there, and a great deal more where other programs use its processor.
+constexpr double kThreadWork = 1 << 21;  // simple operations
+int team(int threads, double work) {
+  if (threads > 0) return threads;
+  const int most = omp_get_max_threads();
+  return work < most * kThreadWork ? int(work / kThreadWork) + 1 : most;
+}
+template <class A>
+double values(const A& a) {
+  return double(a.size());
+}
 
 // Centroids packed by one instruction set.
 template <class X>
@@ -78,7 +89,8 @@ struct Tracker {
       throw std::invalid_argument("a tracker follows the rows and the number of centroids it was made for");
     nb::gil_scoped_release release;
     return ops<X>()
-        .track(x.data(), centroids.data(), Frame{center.data(), radius}, state, labels.data(), &progress, team(threads))
+        .track(x.data(), centroids.data(), Frame{center.data(), radius}, state, labels.data(), &progress,
+               team(threads, values(x) * double(k)))
         .rechecked;
   }
 };
@@ -95,19 +107,20 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
   nb::class_<Centroids<X>>(m, centroids_name).def(nb::init<In<X>, In<double>, double>());
   m.def("assign", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, int threads) {
     nb::gil_scoped_release release;
-    Counts counts = ops<X>().assign(x.data(), int64_t(x.shape(0)), c.packed, labels.data(), team(threads));
+    Counts counts = ops<X>().assign(x.data(), int64_t(x.shape(0)), c.packed, labels.data(),
+                                    team(threads, values(x) * double(c.k)));
     return counts.rechecked;
   });
   m.def("assign_two", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, Out<double> nearest,
                          Out<double> second, int threads) {
     nb::gil_scoped_release release;
     ops<X>().assign_two(x.data(), int64_t(x.shape(0)), c.packed, labels.data(), nearest.data(), second.data(),
-                        team(threads));
+                        team(threads, values(x) * double(c.k)));
   });
   m.def("distances", [](In<X> x, In<X> c, In<int32_t> labels, Out<double> out, int threads) {
     nb::gil_scoped_release release;
     ops<X>().distances(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), c.data(), labels.data(), out.data(),
-                       team(threads));
+                       team(threads, 2 * values(x)));
   });
   m.def(
       "total",
@@ -117,23 +130,24 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
         if (int(bins.size()) != gpukm::kSumBins) throw std::invalid_argument("bins has the wrong length");
         nb::gil_scoped_release release;
         return ops<X>().total(x.data(), weights, int64_t(x.shape(0)), int64_t(x.shape(1)), c.data(), chosen,
-                              bins.data(), team(threads));
+                              bins.data(), team(threads, 2 * values(x)));
       },
       nb::arg("x"), nb::arg("w").none(), nb::arg("c"), nb::arg("labels").none(), nb::arg("bins"),
       nb::arg("threads"));
   m.def("column_range", [](In<X> x, Out<double> low, Out<double> high, int threads) {
     nb::gil_scoped_release release;
-    ops<X>().column_range(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), low.data(), high.data(), team(threads));
+    ops<X>().column_range(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), low.data(), high.data(),
+                          team(threads, values(x)));
   });
   m.def("cross", [](In<X> x, In<X> p, Out<double> out, int threads) {
     nb::gil_scoped_release release;
     ops<X>().cross(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(), int64_t(p.shape(0)), out.data(),
-                   team(threads));
+                   team(threads, 2 * values(x) * double(p.shape(0))));
   });
   m.def("lower", [](In<X> x, In<X> p, Out<double> nearest, int threads) {
     nb::gil_scoped_release release;
     ops<X>().lower(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(), int64_t(p.shape(0)), nearest.data(),
-                   team(threads));
+                   team(threads, 2 * values(x) * double(p.shape(0))));
   });
   m.def(
       "potentials",
@@ -141,7 +155,8 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
         const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
         nb::gil_scoped_release release;
         ops<X>().potentials(x.data(), weights, int64_t(x.shape(0)), int64_t(x.shape(1)), p.data(),
-                            int64_t(p.shape(0)), nearest.data(), scale, out.data(), team(threads));
+                            int64_t(p.shape(0)), nearest.data(), scale, out.data(),
+                            team(threads, 2 * values(x) * double(p.shape(0))));
       },
       nb::arg("x"), nb::arg("w").none(), nb::arg("p"), nb::arg("nearest"), nb::arg("scale"), nb::arg("out"),
       nb::arg("threads"));
@@ -156,7 +171,8 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
         nb::gil_scoped_release release;
         return ops<X>().accumulate(x.data(), weights, int64_t(x.shape(0)), int64_t(x.shape(1)),
                                    int64_t(counts.shape(0)), labels.data(), before, scales.data(), w_scale, hi.data(),
-                                   lo.data(), counts.data(), hi_w, lo_w, team(threads));
+                                   lo.data(), counts.data(), hi_w, lo_w,
+                                   team(threads, 8 * (values(x) + values(labels))));
       },
       nb::arg("x"), nb::arg("w").none(), nb::arg("labels"), nb::arg("previous").none(), nb::arg("scales"),
       nb::arg("w_scale"), nb::arg("hi"), nb::arg("lo"), nb::arg("counts"), nb::arg("w_hi").none(),
@@ -165,7 +181,8 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
                     Out<X> mean, Out<double> shift, Out<double> gain, int threads) {
     nb::gil_scoped_release release;
     ops<X>().means(hi.data(), lo.data(), weights.data(), int64_t(previous.shape(0)), int64_t(previous.shape(1)),
-                   units.data(), previous.data(), r.data(), mean.data(), shift.data(), gain.data(), team(threads));
+                   units.data(), previous.data(), r.data(), mean.data(), shift.data(), gain.data(),
+                   team(threads, 16 * values(previous)));
   });
 }
 

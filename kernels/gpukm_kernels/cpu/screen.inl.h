@@ -730,8 +730,8 @@ struct Lane {
   Counts counts;
 
   Lane(const Packed<X, T>& p_, int64_t n, int threads)
-      : p(p_), rows(rows_at_once(p_.words, n, threads)), room(kPanel<T> * p_.words), panels(rows * p_.words), facts(rows / kPanel<T>),
-        states(rows / kPanel<T>), pending(rows + kPendingRows) {}
+      : p(p_), rows(rows_at_once(p_.words, n, threads)), room(kPanel<T> * p_.words), panels(rows * p_.words),
+        facts(rows / kPanel<T>), states(rows / kPanel<T>), pending(rows + kPendingRows) {}
 
   static int64_t rows_at_once(int64_t words, int64_t n, int threads) {
     constexpr int64_t P = kPanel<T>;

@@ -485,7 +485,8 @@ Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p,
   }
   tracker.started = true;
   tracker.scored = scored;
-  // Where many rows stay unsettled bounds are blunt: the next rung has finer ones, and after the last plain tiles are cheaper.
+  // Where many rows stay unsettled bounds are blunt: the next rung has finer ones, and after the last plain tiles are
+  // cheaper.
   if (total.rechecked * 4 >= n) ++tracker.rung;
   return total;
 }
