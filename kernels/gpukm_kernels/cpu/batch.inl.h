@@ -4,6 +4,9 @@
 // Rows stand in lanes: a panel holds kPanelRows rows feature by feature. It is packed once and serves screening in X,
 // in difference form, and D itself for several rows at a time, whose additions are those of exact_distance.
 
+// Inlined into one function, the steps of a fit would spill each other's registers.
+#define GPUKM_APART __attribute__((noinline))
+
 constexpr int kCenters = 4;  // centroids of a register tile, by two vectors of rows
 constexpr int64_t kHead = 1024;  // rows whose median is the reference
 constexpr int kDrawBits = 60;
@@ -27,55 +30,66 @@ template <class X>
 using Key = typename KeyOf<X>::type;
 
 template <class X>
+constexpr Key<X> kMostKey = sizeof(X) == 4 ? Key<X>(0x7FFFFFFF) : Key<X>(0x7FFFFFFFFFFFFFFF);
+
+template <class X>
 inline Key<X> key_of(X v) {
   Key<X> bits;
   __builtin_memcpy(&bits, &v, sizeof bits);
-  constexpr Key<X> most = ~(Key<X>(1) << (8 * sizeof(X) - 1));
-  return bits < 0 ? bits ^ most : bits;
+  return bits < 0 ? bits ^ kMostKey<X> : bits;
 }
 template <class X>
 inline double value_of(Key<X> key) {
-  constexpr Key<X> most = ~(Key<X>(1) << (8 * sizeof(X) - 1));
-  const Key<X> bits = key < 0 ? key ^ most : key;
+  const Key<X> bits = key < 0 ? key ^ kMostKey<X> : key;
   X v;
   __builtin_memcpy(&v, &bits, sizeof v);
   return double(v);
 }
 
-// The median of n > 0 numbers given by their keys, the mean of the middle two where n is even: halving the range by
-// counting needs no branch a number, and a sort takes ten times as long.
+// The median of n > 0 numbers given by their keys, the mean of the middle two where n is even. Counting narrows the range
+// of keys without a branch a number: at the value where the rank would lie if numbers were spread evenly, and half way
+// after a guess that left more than half of the numbers.
 template <class X>
-inline double median(const Key<X>* keys, int64_t n) {
+GPUKM_APART double median(const Key<X>* keys, int64_t n) {
   Key<X> low = keys[0], high = keys[0];
   for (int64_t i = 1; i < n; ++i) {
     low = keys[i] < low ? keys[i] : low;
     high = keys[i] > high ? keys[i] : high;
   }
-  const int64_t rank = (n - 1) / 2;  // of the lower middle one
-  int64_t up_to = n;                 // keys <= high
-  while (low < high) {
-    const Key<X> mid = (low & high) + ((low ^ high) >> 1);
+  const int64_t rank = (n - 1) / 2;     // of the lower middle one
+  int64_t below = 0, up_to = n;         // keys < low and keys <= high
+  bool halve = false;
+  while (low < high && up_to != rank + 1) {
+    Key<X> mid = (low & high) + ((low ^ high) >> 1);
+    if (!halve) {
+      const double from = value_of<X>(low), to = value_of<X>(high);
+      const double share = (double(rank - below) + 0.5) / double(up_to - below);
+      const Key<X> guess = key_of(X(from + (to - from) * share));
+      mid = guess < low ? low : guess >= high ? high - 1 : guess;
+    }
     Key<X> found = 0;
     for (int64_t i = 0; i < n; ++i) found += keys[i] <= mid;
+    const int64_t left = up_to - below;
     if (int64_t(found) <= rank) {
       low = mid + 1;
-      continue;
+      below = int64_t(found);
+    } else {
+      high = mid;
+      up_to = int64_t(found);
     }
-    high = mid;
-    up_to = int64_t(found);
-    if (up_to == rank + 1) break;
+    halve = !halve && 2 * (up_to - below) > left;
   }
   // The largest key up to `high` has the rank, the smallest beyond it comes next.
-  Key<X> lower = low, upper = 0;
-  bool any = false;
-  for (int64_t i = 0; i < n; ++i) lower = keys[i] <= high && keys[i] > lower ? keys[i] : lower;
-  if (n % 2) return value_of<X>(lower);
-  if (up_to > rank + 1) return value_of<X>(lower);
-  for (int64_t i = 0; i < n; ++i)
-    if (keys[i] > high && (!any || keys[i] < upper)) {
-      upper = keys[i];
-      any = true;
-    }
+  Key<X> lower = low, upper = kMostKey<X>;
+  for (int64_t i = 0; i < n; ++i) {
+    // Selected by masks: GCC would branch.
+    const Key<X> up_to_high = -Key<X>(keys[i] <= high);
+    const Key<X> within = (keys[i] & up_to_high) | (low & ~up_to_high);
+    const Key<X> beyond = (keys[i] & ~up_to_high) | (kMostKey<X> & up_to_high);
+    lower = within > lower ? within : lower;
+    upper = beyond < upper ? beyond : upper;
+  }
+  if (n % 2 || up_to > rank + 1) return value_of<X>(lower);
   return (value_of<X>(lower) + value_of<X>(upper)) / 2;
 }
 
@@ -166,6 +180,62 @@ inline Vec<double> exact_lanes(const double* rows, int64_t stride, const double*
   return ((q[0] + q[4]) + (q[2] + q[6])) + ((q[1] + q[5]) + (q[3] + q[7]));
 }
 
+// Sums of all clusters as float64 in the two parts of exact.inl.h. They are not moved to integers: a problem's total
+// stays within 2^82, and few enough rows keep the low parts exact, so hi + lo rounds the integer once.
+template <class X>
+struct SmallSums {
+  const int64_t d, k;
+  const bool weighted;
+  Buffer<double> hi, lo, w_hi, w_lo;
+  Buffer<int64_t> counts;
+
+  SmallSums(int64_t d_, int64_t k_, bool weighted_)
+      : d(d_), k(k_), weighted(weighted_), hi(k_ * d_), lo(k_ * d_), w_hi(k_), w_lo(k_), counts(k_) {}
+  void clear() {
+    hi.zero();
+    lo.zero();
+    w_hi.zero();
+    w_lo.zero();
+    counts.zero();
+  }
+  void copy(const SmallSums& from) {
+    __builtin_memcpy(hi.data(), from.hi.data(), size_t(k * d) * sizeof(double));
+    __builtin_memcpy(lo.data(), from.lo.data(), size_t(k * d) * sizeof(double));
+    __builtin_memcpy(w_hi.data(), from.w_hi.data(), size_t(k) * sizeof(double));
+    __builtin_memcpy(w_lo.data(), from.w_lo.data(), size_t(k) * sizeof(double));
+    __builtin_memcpy(counts.data(), from.counts.data(), size_t(k) * sizeof(int64_t));
+  }
+  template <int Sign>
+  void add(const X* x, double w, int64_t cluster, const double* scales, double w_scale) {
+    typedef typename VecOf<X, kLanes<double>>::type Stored;
+    double *h = hi.data() + cluster * d, *l = lo.data() + cluster * d;
+    const Vec<double> round_high = splat(kRoundHigh), round_low = splat(kRoundLow), weight = splat(w);
+    int64_t f = 0;
+    for (; f + kLanes<double> <= d; f += kLanes<double>) {
+      Stored stored;
+      __builtin_memcpy(&stored, x + f, sizeof stored);
+      // A weight of one changes no bit.
+      const Vec<double> t = weight * __builtin_convertvector(stored, Vec<double>) * load(scales + f);
+      const Vec<double> high = (t + round_high) - round_high, low = ((t - high) + round_low) - round_low;
+      store(h + f, Sign > 0 ? load(h + f) + high : load(h + f) - high);
+      store(l + f, Sign > 0 ? load(l + f) + low : load(l + f) - low);
+    }
+    for (; f < d; ++f) {
+      double high, low;
+      LimbSums<X>::term(w * double(x[f]) * scales[f], &high, &low);
+      h[f] += Sign * high;
+      l[f] += Sign * low;
+    }
+    counts[cluster] += Sign;
+    if (weighted) {
+      double high, low;
+      LimbSums<X>::term(w * w_scale, &high, &low);
+      w_hi[cluster] += Sign * high;
+      w_lo[cluster] += Sign * low;
+    }
+  }
+};
+
 template <class X>
 class Solver {
  public:
@@ -176,9 +246,8 @@ class Solver {
         reference_(d_), minimum_(d_), maximum_(d_), scales_(d_), unscales_(d_), centers_(k_ * d_), next_(k_ * d_),
         packed_(blocks_ * kCenters * d_), shut_(blocks_ * kCenters), points_(d_ * (b.trials > 1 ? b.trials : 1)),
         potentials_(2 * b.trials), sums_(k_ * d_), tree_(power_of_two(k_ * d_)), other_tree_(power_of_two(k_ * d_)),
-        weights_(k_), chosen_(b.trials), history_(b.capacity * 4), plain_(d_, 0, k_, false),
-        weighted_(d_, 0, b.w ? k_ : 0, true), filled_plain_(d_, 0, k_, false),
-        filled_weighted_(d_, 0, b.w ? k_ : 0, true) {}
+        weights_(k_), chosen_(b.trials), history_(b.capacity * 4), stats_(d_, k_, b.w != nullptr),
+        filled_(d_, k_, b.w != nullptr) {}
 
   // Solves one problem; false where the loop was told to stop.
   template <class GoOn>
@@ -211,11 +280,10 @@ class Solver {
 
   static int64_t padded(int64_t n) { return (n + kPanelRows<X> - 1) / kPanelRows<X> * kPanelRows<X>; }
   int64_t rows_padded() const { return padded(n_); }
-  LimbSums<X>& sums() { return w_ ? weighted_ : plain_; }
 
   // Looks at every row once and settles the grid, the reference and the tolerance's spread; false for what is left to
   // the door of a fit.
-  bool scan() {
+  GPUKM_APART bool scan() {
     Key<X> bad = 0;
     for (int64_t i = 0; i < n_ * d_; ++i) {
       // All ones in the exponent are NaN or infinity.
@@ -286,7 +354,7 @@ class Solver {
   }
 
   // Rows into panels; what fills up the last one repeats its first row and weighs nothing.
-  void pack() {
+  GPUKM_APART void pack() {
     constexpr int64_t P = kPanelRows<X>;
     for (int64_t i = 0; i < rows_padded(); i += P) {
       X* panel = panels_.data() + i * d_;
@@ -308,7 +376,7 @@ class Solver {
   }
 
   // The reference, the median of the first rows, and the exact sum of w D(x, reference).
-  bool spread() {
+  GPUKM_APART bool spread() {
     constexpr int64_t P = kPanelRows<X>;
     const int64_t head = n_ < kHead ? n_ : kHead;
     for (int64_t f = 0; f < d_; ++f) {
@@ -325,7 +393,7 @@ class Solver {
   }
 
   // out[i] = D(x_i, point) for all rows.
-  void distances_to(const double* point, double* out) {
+  GPUKM_APART void distances_to(const double* point, double* out) {
     constexpr int64_t P = kPanelRows<X>, L = kLanes<double>;
     for (int64_t i = 0; i < rows_padded(); i += P) {
       const double* rows = widened(i);
@@ -368,7 +436,7 @@ class Solver {
   }
 
   // gpukm.core.seeding.random_rows: `count` different rows in proportion to their weights.
-  void random_rows(int64_t count, uint64_t seed) {
+  GPUKM_APART void random_rows(int64_t count, uint64_t seed) {
     Stream draws(seed, kRandomRows);
     const int exponent = kDrawBits - exponent_of(total_weight_);
     __builtin_memset(taken_.data(), 0, size_t(n_));
@@ -397,7 +465,7 @@ class Solver {
   }
 
   // gpukm.core.seeding.kmeans_plus_plus.
-  void plus_plus(uint64_t seed) {
+  GPUKM_APART void plus_plus(uint64_t seed) {
     constexpr int64_t P = kPanelRows<X>, L = kLanes<double>;
     Stream draws(seed, kPlusPlus);
     random_rows(1, seed);
@@ -450,7 +518,7 @@ class Solver {
   }
 
   // Prefix sums of rint(w * nearest * 2^exponent), on a grid that uses most of 60 bits for the total.
-  int64_t quantise(int* exponent) {
+  GPUKM_APART int64_t quantise(int* exponent) {
     for (;;) {
       const double scale = __builtin_ldexp(1.0, *exponent);
       int64_t sum = 0;
@@ -467,17 +535,16 @@ class Solver {
   // gpukm.core.lloyd.iterate; `centers_` ends as the final centroids and `labels_` as theirs.
   template <class GoOn>
   bool iterate(GoOn go_on) {
-    LimbSums<X>& stats = sums();
-    stats.clear();
+    stats_.clear();
     double tolerance = 0;
     rechecked_ = 0;
     for (iterations_ = 1;; ++iterations_) {
       if (!go_on()) return false;
-      const int64_t moved = assign(iterations_ == 1, stats);
-      weigh(stats);
+      const int64_t moved = assign(iterations_ == 1);
+      weigh(stats_);
       const double inertia = display_inertia();
-      if (iterations_ == 1) tolerance = b_.tol * mean_variance(stats);
-      const int64_t n_empty = fill_empty(stats);
+      if (iterations_ == 1) tolerance = b_.tol * mean_variance();
+      const int64_t n_empty = fill_empty();
       double shift = 0;
       const bool same = update(&shift);
       record(inertia, shift, moved, n_empty);
@@ -490,8 +557,8 @@ class Solver {
         stop_ = 2;
       if (stop_ < 0) continue;
       // Labels belong to the centroids before this update, and are those of the new ones only where none changed.
-      if (!same) assign(false, stats);
-      weigh(stats);
+      if (!same) assign(false);
+      weigh(stats_);
       return true;
     }
   }
@@ -515,7 +582,7 @@ class Solver {
   }
 
   // Exact labels; rows that moved leave one sum and join another. Returns how many did.
-  int64_t assign(bool first, LimbSums<X>& stats) {
+  GPUKM_APART int64_t assign(bool first) {
     constexpr int64_t P = kPanelRows<X>;
     pack_centers();
     typedef typename VecOf<int32_t, kLanes<X>>::type Ints;
@@ -564,7 +631,7 @@ class Solver {
       const int64_t count = n_ - i < P ? n_ - i : P;
       if (count < P) unsettled &= (uint64_t(1) << count) - 1;
       if (unsettled && k_ > 1) decide(i, unsettled, found);
-      moved += move(i, count, found, first, stats);
+      moved += move(i, count, found, first);
     }
     return moved;
   }
@@ -585,7 +652,7 @@ class Solver {
     }
   }
 
-  int64_t move(int64_t i, int64_t count, const int32_t* found, bool first, LimbSums<X>& stats) {
+  int64_t move(int64_t i, int64_t count, const int32_t* found, bool first) {
     int32_t* labels = labels_.data() + i;
     int64_t moved = 0;
     if (!first) {
@@ -597,8 +664,8 @@ class Solver {
       if (!first && labels[r] == found[r]) continue;
       const X* row = x_ + (i + r) * d_;
       const double w = w_ ? w_[i + r] : 1.0;
-      stats.template add<1>(row, w, found[r], scales_.data(), weight_scale_);
-      if (!first) stats.template add<-1>(row, w, labels[r], scales_.data(), weight_scale_);
+      stats_.template add<1>(row, w, found[r], scales_.data(), weight_scale_);
+      if (!first) stats_.template add<-1>(row, w, labels[r], scales_.data(), weight_scale_);
       labels[r] = found[r];
       ++moved;
     }
@@ -606,7 +673,7 @@ class Solver {
   }
 
   // Sums and weights of the clusters, each rounded once: both parts are exact, so one addition rounds their sum.
-  void weigh(const LimbSums<X>& stats) {
+  GPUKM_APART void weigh(const SmallSums<X>& stats) {
     for (int64_t j = 0; j < k_; ++j) {
       weights_[j] = w_ ? (stats.w_hi[j] + stats.w_lo[j]) * weight_unscale_ : double(stats.counts[j]);
       for (int64_t f = 0; f < d_; ++f)
@@ -614,7 +681,7 @@ class Solver {
     }
   }
 
-  double display_inertia() {
+  GPUKM_APART double display_inertia() {
     for (int64_t j = 0; j < k_; ++j)
       for (int64_t f = 0; f < d_; ++f) {
         const double c = double(centers_[j * d_ + f]) - reference_[f];
@@ -626,12 +693,12 @@ class Solver {
     return v < 0 ? 0 : v;
   }
 
-  double mean_variance(const LimbSums<X>& stats) {
+  double mean_variance() {
     for (int64_t f = 0; f < d_; ++f) {
       double high = 0, low = 0;
       for (int64_t j = 0; j < k_; ++j) {
-        high += stats.hi[j * d_ + f];
-        low += stats.lo[j * d_ + f];
+        high += stats_.hi[j * d_ + f];
+        low += stats_.lo[j * d_ + f];
       }
       tree_[f] = (high + low) * unscales_[f] / total_weight_;
     }
@@ -642,18 +709,11 @@ class Solver {
 
   // gpukm.core.lloyd._fill_empty: empty clusters take the rows farthest from their centroids. The sums of the labels
   // stay as they are; those with rows moved replace `sums_` and `weights_`.
-  int64_t fill_empty(const LimbSums<X>& stats) {
+  GPUKM_APART int64_t fill_empty() {
     int64_t n_empty = 0;
     for (int64_t j = 0; j < k_; ++j) n_empty += empty(j);
     if (!n_empty) return 0;
-    LimbSums<X>& filled = w_ ? filled_weighted_ : filled_plain_;
-    __builtin_memcpy(filled.hi.data(), stats.hi.data(), size_t(k_ * d_) * sizeof(double));
-    __builtin_memcpy(filled.lo.data(), stats.lo.data(), size_t(k_ * d_) * sizeof(double));
-    __builtin_memcpy(filled.counts.data(), stats.counts.data(), size_t(k_) * sizeof(int64_t));
-    if (w_) {
-      __builtin_memcpy(filled.w_hi.data(), stats.w_hi.data(), size_t(k_) * sizeof(double));
-      __builtin_memcpy(filled.w_lo.data(), stats.w_lo.data(), size_t(k_) * sizeof(double));
-    }
+    filled_.copy(stats_);
     for (int64_t i = 0; i < n_; ++i) {
       const double v = exact_distance(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
       nearest_[i] = weight_[i] > 0 ? v : -1.0;
@@ -670,10 +730,10 @@ class Solver {
       if (row < 0) break;
       nearest_[row] = -1;
       const double w = w_ ? w_[row] : 1.0;
-      filled.template add<-1>(x_ + row * d_, w, labels_[row], scales_.data(), weight_scale_);
-      filled.template add<1>(x_ + row * d_, w, j, scales_.data(), weight_scale_);
+      filled_.template add<-1>(x_ + row * d_, w, labels_[row], scales_.data(), weight_scale_);
+      filled_.template add<1>(x_ + row * d_, w, j, scales_.data(), weight_scale_);
     }
-    weigh(filled);
+    weigh(filled_);
     return n_empty;
   }
   bool empty(int64_t j) const {
@@ -685,7 +745,7 @@ class Solver {
   }
 
   // New centroids, rounded once; true where every bit stayed. `shift` is their summed squared movement.
-  bool update(double* shift) {
+  GPUKM_APART bool update(double* shift) {
     for (int64_t j = 0; j < k_; ++j) {
       double divisor = weights_[j];
       bool used = divisor > 0;
@@ -707,7 +767,7 @@ class Solver {
   }
 
   // The exact inertia; false where it is not finite.
-  bool total(double* inertia) {
+  GPUKM_APART bool total(double* inertia) {
     LongSum sum;
     for (int64_t i = 0; i < n_; ++i) {
       const double v = exact_distance(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
@@ -721,9 +781,8 @@ class Solver {
   void keep(int64_t problem, int64_t first, int64_t start, double inertia) {
     __builtin_memcpy(b_.centroids + problem * k_ * d_, centers_.data(), size_t(k_ * d_) * sizeof(X));
     __builtin_memcpy(b_.labels + first, labels_.data(), size_t(n_) * sizeof(int32_t));
-    const LimbSums<X>& stats = sums();
     for (int64_t j = 0; j < k_; ++j) {
-      b_.counts[problem * k_ + j] = stats.counts[j];
+      b_.counts[problem * k_ + j] = stats_.counts[j];
       b_.weights[problem * k_ + j] = weights_[j];
     }
     b_.inertia[problem] = inertia;
@@ -760,8 +819,7 @@ class Solver {
   Buffer<double> points_, potentials_, sums_, tree_, other_tree_, weights_;
   Buffer<int64_t> chosen_;
   Buffer<double> history_;
-  // Sums of the labels, and the same with empty clusters filled. A fit's total stays within what LimbSums adds exactly.
-  LimbSums<X> plain_, weighted_, filled_plain_, filled_weighted_;
+  SmallSums<X> stats_, filled_;  // of the labels, and with empty clusters filled
 };
 
 template <class X>
