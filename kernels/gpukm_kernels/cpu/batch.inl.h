@@ -180,6 +180,66 @@ inline Vec<double> exact_lanes(const double* rows, int64_t stride, const double*
   return ((q[0] + q[4]) + (q[2] + q[6])) + ((q[1] + q[5]) + (q[3] + q[7]));
 }
 
+// exact_distance with its eight lanes in registers: GCC sends vectors wider than the processor's through memory.
+template <class X>
+inline double exact_row(const X* x, const X* c, int64_t d) {
+  constexpr int L = kLanes<double>, V = 8 / L;
+  typedef typename VecOf<X, L>::type Stored;
+  Vec<double> q[V] = {};
+  int64_t f = 0;
+  for (; f + 8 <= d; f += 8)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Stored a, b;
+      __builtin_memcpy(&a, x + f + v * L, sizeof a);
+      __builtin_memcpy(&b, c + f + v * L, sizeof b);
+      const Vec<double> diff = __builtin_convertvector(a, Vec<double>) - __builtin_convertvector(b, Vec<double>);
+      q[v] += diff * diff;
+    }
+  double s[8];
+  __builtin_memcpy(s, q, sizeof s);
+  for (int l = 0; f + l < d; ++l) {
+    const double diff = double(x[f + l]) - double(c[f + l]);
+    s[l] += diff * diff;
+  }
+  return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+// Difference scores of a panel against a register tile of points.
+template <class X>
+inline void score_tile(const X* panel, const X* tile, const X* shut, int64_t d, Vec<X> (&s)[kCenters][2]) {
+  // Sums of its own: the caller's array could be the memory that is read.
+  Vec<X> acc[kCenters][2];
+#pragma GCC unroll 4
+  for (int j = 0; j < kCenters; ++j) acc[j][0] = acc[j][1] = splat(shut[j]);
+#pragma GCC unroll 2
+  for (int64_t f = 0; f < d; ++f) {
+    const Vec<X> x0 = load(panel + f * kPanelRows<X>), x1 = load(panel + f * kPanelRows<X> + kLanes<X>);
+#pragma GCC unroll 4
+    for (int j = 0; j < kCenters; ++j) {
+      const Vec<X> v = splat(tile[f * kCenters + j]);
+      const Vec<X> a0 = x0 - v, a1 = x1 - v;
+      fma_into(acc[j][0], a0, a0);
+      fma_into(acc[j][1], a1, a1);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kCenters; ++j) {
+    s[j][0] = acc[j][0];
+    s[j][1] = acc[j][1];
+  }
+}
+
+// Points into register tiles; what fills up the last one is infinitely far.
+template <class X>
+inline void pack_tiles(const X* points, int64_t n, int64_t d, X* tiles, X* shut) {
+  for (int64_t j = 0; j < (n + kCenters - 1) / kCenters * kCenters; ++j) {
+    X* to = tiles + j / kCenters * kCenters * d + j % kCenters;
+    shut[j] = j < n ? X(0) : X(__builtin_inf());
+    for (int64_t f = 0; f < d; ++f) to[f * kCenters] = j < n ? points[j * d + f] : X(0);
+  }
+}
+
 // Sums of all clusters as float64 in the two parts of exact.inl.h. They are not moved to integers: a problem's total
 // stays within 2^82, and few enough rows keep the low parts exact, so hi + lo rounds the integer once.
 template <class X>
@@ -242,10 +302,11 @@ class Solver {
   Solver(const Batch<X>& b, int64_t most_rows)
       : b_(b), d_(b.d), k_(b.k), blocks_((b.k + kCenters - 1) / kCenters), most_(padded(most_rows)),
         panels_(most_ * d_), wide_(kPanelRows<X> * d_), weight_(most_), nearest_(most_),
-        distance_(most_ * (b.trials > 1 ? b.trials : 1)), prefix_(most_), taken_(most_), labels_(most_), keys_(kHead),
+        distance_(most_), near_(most_), narrow_weight_(most_), prefix_(most_), taken_(most_), labels_(most_), keys_(kHead),
         reference_(d_), minimum_(d_), maximum_(d_), scales_(d_), unscales_(d_), centers_(k_ * d_), next_(k_ * d_),
-        packed_(blocks_ * kCenters * d_), shut_(blocks_ * kCenters), points_(d_ * (b.trials > 1 ? b.trials : 1)),
-        potentials_(2 * b.trials), sums_(k_ * d_), tree_(power_of_two(k_ * d_)), other_tree_(power_of_two(k_ * d_)),
+        packed_(blocks_ * kCenters * d_), shut_(blocks_ * kCenters), points_(b.trials * d_),
+        tiles_((b.trials + kCenters - 1) / kCenters * kCenters * d_),
+        tiles_shut_((b.trials + kCenters - 1) / kCenters * kCenters), point_(d_), potentials_(b.trials), sums_(k_ * d_), tree_(power_of_two(k_ * d_)), other_tree_(power_of_two(k_ * d_)),
         weights_(k_), chosen_(b.trials), history_(b.capacity * 4), stats_(d_, k_, b.w != nullptr),
         filled_(d_, k_, b.w != nullptr) {}
 
@@ -361,7 +422,10 @@ class Solver {
       for (int64_t r = 0; r < P; ++r) {
         const X* row = x_ + (i + r < n_ ? i + r : i) * d_;
         for (int64_t f = 0; f < d_; ++f) panel[f * P + r] = row[f];
-        weight_[i + r] = i + r < n_ ? (w_ ? w_[i + r] : 1.0) : 0.0;
+        const double w = i + r < n_ ? (w_ ? w_[i + r] : 1.0) : 0.0;
+        weight_[i + r] = w;
+        // In a type of less range a weight may become zero or infinite; infinity is no potential that decides.
+        narrow_weight_[i + r] = w == 0 || (w > 1e-15 && w < 1e15) ? X(w) : X(__builtin_inf());
       }
     }
   }
@@ -465,56 +529,113 @@ class Solver {
   }
 
   // gpukm.core.seeding.kmeans_plus_plus.
-  GPUKM_APART void plus_plus(uint64_t seed) {
-    constexpr int64_t P = kPanelRows<X>, L = kLanes<double>;
+  void plus_plus(uint64_t seed) {
     Stream draws(seed, kPlusPlus);
     random_rows(1, seed);
-    const int64_t rows = rows_padded();
-    for (int64_t f = 0; f < d_; ++f) points_[f] = double(centers_[f]);
-    distances_to(points_.data(), nearest_.data());
+    for (int64_t i = 0; i < rows_padded(); ++i) nearest_[i] = __builtin_inf();
+    lower(centers_.data());
     int exponent = first_exponent_;
     uint64_t draw = 0;
     for (int64_t made = 1; made < k_; ++made) {
       const int64_t sum = quantise(&exponent);
       if (sum == 0) return repeat_first(made);
+      int64_t n = 0;
       for (int64_t t = 0; t < b_.trials; ++t) {
-        chosen_[t] = locate(draws.below(sum, draw++));
-        for (int64_t f = 0; f < d_; ++f) points_[t * d_ + f] = double(x_[chosen_[t] * d_ + f]);
+        const int64_t row = locate(draws.below(sum, draw++));
+        bool again = false;
+        for (int64_t other = 0; other < n; ++other) again |= chosen_[other] == row;
+        if (again) continue;
+        chosen_[n] = row;
+        __builtin_memcpy(points_.data() + n++ * d_, x_ + row * d_, size_t(d_) * sizeof(X));
       }
-      const double scale = __builtin_ldexp(1.0, exponent);
-      // The same integers as rint(w * min(nearest, D) * scale), added in two parts that stay exact in float64.
-      const Vec<double> high_round = splat(kRoundHigh), low_round = splat(kRoundLow), grid = splat(scale);
-      potentials_.zero();
-      for (int64_t i = 0; i < rows; i += P) {
-        const double* wide = widened(i);
-        for (int64_t t = 0; t < b_.trials; ++t) {
-          Vec<double> high_sum = {}, low_sum = {};
-          for (int64_t r = 0; r < P; r += L) {
-            const Vec<double> v = exact_lanes(wide + r, P, points_.data() + t * d_, d_);
-            const Vec<double> least_yet = vmin(v, load(nearest_.data() + i + r));
-            store(distance_.data() + t * most_ + i + r, least_yet);
-            const Vec<double> q = load(weight_.data() + i + r) * least_yet * grid;
-            const Vec<double> high = (q + high_round) - high_round;
-            high_sum += high;
-            low_sum += ((q - high) + low_round) - low_round;
+      int64_t best = n > 1 ? screen_potentials(n, exponent) : 0;
+      if (best < 0) {
+        int64_t least = 0;
+        for (int64_t t = 0; t < n; ++t) {
+          const int64_t v = potential(points_.data() + t * d_, exponent);
+          if (t == 0 || v < least) {
+            least = v;
+            best = t;
           }
-          for (int l = 0; l < L; ++l) {
-            potentials_[2 * t] += high_sum[l];
-            potentials_[2 * t + 1] += low_sum[l];
-          }
-        }
-      }
-      int64_t best = 0, least = 0;
-      for (int64_t t = 0; t < b_.trials; ++t) {
-        const int64_t potential = int64_t(potentials_[2 * t]) + int64_t(potentials_[2 * t + 1]);
-        if (t == 0 || potential < least) {
-          least = potential;
-          best = t;
         }
       }
       take_row(chosen_[best], made);
-      __builtin_memcpy(nearest_.data(), distance_.data() + best * most_, size_t(rows) * sizeof(double));
+      if (made + 1 < k_) lower(centers_.data() + made * d_);
     }
+  }
+
+  // Takes a new centre into account.
+  GPUKM_APART void lower(const X* center) {
+    constexpr int64_t P = kPanelRows<X>, L = kLanes<double>;
+    for (int64_t f = 0; f < d_; ++f) point_[f] = double(center[f]);
+    for (int64_t i = 0; i < rows_padded(); i += P) {
+      const double* rows = widened(i);
+      for (int64_t r = 0; r < P; r += L) {
+        const Vec<double> v = vmin(exact_lanes(rows + r, P, point_.data(), d_), load(nearest_.data() + i + r));
+        store(nearest_.data() + i + r, v);
+      }
+      for (int64_t r = 0; r < P; ++r) near_[i + r] = X(nearest_[i + r]);
+    }
+  }
+
+  // The one of n candidates that leaves the lowest potential, by sums in X; -1 where their errors leave it open.
+  GPUKM_APART int64_t screen_potentials(int64_t n, int exponent) {
+    constexpr int64_t P = kPanelRows<X>;
+    pack_tiles(points_.data(), n, d_, tiles_.data(), tiles_shut_.data());
+    for (int64_t block = 0; block * kCenters < n; ++block) {
+      Vec<X> sum[kCenters][2] = {};
+      for (int64_t i = 0; i < rows_padded(); i += P) {
+        Vec<X> s[kCenters][2];
+        score_tile(panels_.data() + i * d_, tiles_.data() + block * kCenters * d_, tiles_shut_.data() + block * kCenters,
+                   d_, s);
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          const Vec<X> near = load(near_.data() + i + v * kLanes<X>);
+          const Vec<X> weight = load(narrow_weight_.data() + i + v * kLanes<X>);
+#pragma GCC unroll 4
+          for (int j = 0; j < kCenters; ++j) sum[j][v] += weight * vmin(near, s[j][v]);
+        }
+      }
+      for (int64_t j = 0; j < kCenters && block * kCenters + j < n; ++j) {
+        double v = 0;
+        for (int l = 0; l < kLanes<X>; ++l) v += double(sum[j][0][l]) + double(sum[j][1][l]);
+        potentials_[block * kCenters + j] = v;
+      }
+    }
+    int64_t best = 0;
+    for (int64_t t = 1; t < n; ++t) best = potentials_[t] < potentials_[best] ? t : best;
+    // Relative: the scores, the rounding of weight and nearest distance, their product, a chain of sums, D itself.
+    // Absolute: underflow, and the rounding of each term to an integer.
+    const double exact = double(d_ / 8 + 8) * 0x1p-53;
+    const double share =
+        kBoundFactor * double(d_ + rows_padded() / P + 24) * Limits<X>::unit * (1 + 0x1p-6) + 2 * exact;
+    const double slack = 4 * (total_weight_ * double(d_ + 8) + double(n_)) * Limits<X>::tiny +
+                         double(n_) * __builtin_ldexp(1.0, -exponent);
+    for (int64_t t = 0; t < n; ++t)
+      if (t != best && !(potentials_[best] * (1 + share) + slack < potentials_[t] * (1 - share) - slack)) return -1;
+    return best;
+  }
+
+  // Sum of rint(w * min(nearest, D) * 2^exponent), in two parts that stay exact in float64.
+  GPUKM_APART int64_t potential(const X* point, int exponent) {
+    constexpr int64_t P = kPanelRows<X>, L = kLanes<double>;
+    for (int64_t f = 0; f < d_; ++f) point_[f] = double(point[f]);
+    const Vec<double> high_round = splat(kRoundHigh), low_round = splat(kRoundLow);
+    const Vec<double> grid = splat(__builtin_ldexp(1.0, exponent));
+    Vec<double> high_sum = {}, low_sum = {};
+    for (int64_t i = 0; i < rows_padded(); i += P) {
+      const double* rows = widened(i);
+      for (int64_t r = 0; r < P; r += L) {
+        const Vec<double> v = vmin(exact_lanes(rows + r, P, point_.data(), d_), load(nearest_.data() + i + r));
+        const Vec<double> q = load(weight_.data() + i + r) * v * grid;
+        const Vec<double> high = (q + high_round) - high_round;
+        high_sum += high;
+        low_sum += ((q - high) + low_round) - low_round;
+      }
+    }
+    int64_t sum = 0;
+    for (int l = 0; l < L; ++l) sum += int64_t(high_sum[l]) + int64_t(low_sum[l]);
+    return sum;
   }
 
   // Prefix sums of rint(w * nearest * 2^exponent), on a grid that uses most of 60 bits for the total.
@@ -572,19 +693,10 @@ class Solver {
     to[3] = double(n_empty);
   }
 
-  // Centroids into register tiles; what fills up the last one is infinitely far.
-  void pack_centers() {
-    for (int64_t j = 0; j < blocks_ * kCenters; ++j) {
-      X* to = packed_.data() + j / kCenters * kCenters * d_ + j % kCenters;
-      shut_[j] = j < k_ ? X(0) : X(__builtin_inf());
-      for (int64_t f = 0; f < d_; ++f) to[f * kCenters] = j < k_ ? centers_[j * d_ + f] : X(0);
-    }
-  }
-
   // Exact labels; rows that moved leave one sum and join another. Returns how many did.
   GPUKM_APART int64_t assign(bool first) {
     constexpr int64_t P = kPanelRows<X>;
-    pack_centers();
+    pack_tiles(centers_.data(), k_, d_, packed_.data(), shut_.data());
     typedef typename VecOf<int32_t, kLanes<X>>::type Ints;
     const double exact = double(d_ / 8 + 8) * 0x1p-53;
     const double by_score = kBoundFactor * double(d_ + 8) * Limits<X>::unit * (1 + 0x1p-6) + 2 * exact;
@@ -597,20 +709,8 @@ class Solver {
       const X* panel = panels_.data() + i * d_;
       Vec<X> m1[2] = {inf, inf}, m2[2] = {inf, inf}, at[2] = {Vec<X>{}, Vec<X>{}}, here = Vec<X>{};
       for (int64_t block = 0; block < blocks_; ++block) {
-        const X* c = packed_.data() + block * kCenters * d_;
         Vec<X> s[kCenters][2];
-#pragma GCC unroll 4
-        for (int j = 0; j < kCenters; ++j) s[j][0] = s[j][1] = splat(shut_[block * kCenters + j]);
-        for (int64_t f = 0; f < d_; ++f) {
-          const Vec<X> x0 = load(panel + f * P), x1 = load(panel + f * P + kLanes<X>);
-#pragma GCC unroll 4
-          for (int j = 0; j < kCenters; ++j) {
-            const Vec<X> v = splat(c[f * kCenters + j]);
-            const Vec<X> a0 = x0 - v, a1 = x1 - v;
-            fma_into(s[j][0], a0, a0);
-            fma_into(s[j][1], a1, a1);
-          }
-        }
+        score_tile(panel, packed_.data() + block * kCenters * d_, shut_.data() + block * kCenters, d_, s);
 #pragma GCC unroll 4
         for (int j = 0; j < kCenters; ++j) {
 #pragma GCC unroll 2
@@ -642,7 +742,7 @@ class Solver {
       const int r = __builtin_ctzll(rows);
       double best = __builtin_inf();
       for (int64_t j = 0; j < k_; ++j) {
-        const double v = exact_distance(x_ + (i + r) * d_, centers_.data() + j * d_, d_);
+        const double v = exact_row(x_ + (i + r) * d_, centers_.data() + j * d_, d_);
         if (v < best) {
           best = v;
           found[r] = int32_t(j);
@@ -702,7 +802,7 @@ class Solver {
       }
       tree_[f] = (high + low) * unscales_[f] / total_weight_;
     }
-    const double offset = exact_distance(tree_.data(), reference_.data(), d_);
+    const double offset = exact_row(tree_.data(), reference_.data(), d_);
     const double v = spread_ / total_weight_ - offset;
     return (v < 0 ? 0 : v) / double(d_);
   }
@@ -715,7 +815,7 @@ class Solver {
     if (!n_empty) return 0;
     filled_.copy(stats_);
     for (int64_t i = 0; i < n_; ++i) {
-      const double v = exact_distance(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
+      const double v = exact_row(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
       nearest_[i] = weight_[i] > 0 ? v : -1.0;
     }
     for (int64_t j = 0; j < k_; ++j) {
@@ -751,13 +851,13 @@ class Solver {
       bool used = divisor > 0;
       if (b_.spherical) {
         for (int64_t f = 0; f < d_; ++f) other_tree_[f] = 0;
-        divisor = __builtin_sqrt(exact_distance(sums_.data() + j * d_, other_tree_.data(), d_));
+        divisor = __builtin_sqrt(exact_row(sums_.data() + j * d_, other_tree_.data(), d_));
         used = used && divisor > 0;
       }
       X* to = next_.data() + j * d_;
       const X* from = centers_.data() + j * d_;
       for (int64_t f = 0; f < d_; ++f) to[f] = used ? X(sums_[j * d_ + f] / divisor) : from[f];
-      tree_[j] = exact_distance(to, from, d_);
+      tree_[j] = exact_row(to, from, d_);
     }
     *shift = fold(tree_.data(), k_);
     const size_t bytes = size_t(k_ * d_) * sizeof(X);
@@ -770,7 +870,7 @@ class Solver {
   GPUKM_APART bool total(double* inertia) {
     LongSum sum;
     for (int64_t i = 0; i < n_; ++i) {
-      const double v = exact_distance(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
+      const double v = exact_row(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
       sum.add(w_ ? w_[i] * v : v);
     }
     sum.carry();
@@ -808,6 +908,7 @@ class Solver {
 
   Buffer<X> panels_;
   Buffer<double> wide_, weight_, nearest_, distance_;
+  Buffer<X> near_, narrow_weight_;  // nearest_ and weight_, rounded
   Buffer<int64_t> prefix_;
   Buffer<uint8_t> taken_;
   Buffer<int32_t> labels_;
@@ -816,7 +917,8 @@ class Solver {
   Buffer<X> minimum_, maximum_;
   Buffer<double> scales_, unscales_;
   Buffer<X> centers_, next_, packed_, shut_;
-  Buffer<double> points_, potentials_, sums_, tree_, other_tree_, weights_;
+  Buffer<X> points_, tiles_, tiles_shut_;  // candidates of a step of k-means++
+  Buffer<double> point_, potentials_, sums_, tree_, other_tree_, weights_;
   Buffer<int64_t> chosen_;
   Buffer<double> history_;
   SmallSums<X> stats_, filled_;  // of the labels, and with empty clusters filled
