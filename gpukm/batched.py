@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ def kmeans_batched(
     device: str = "auto",
     precision: str = "exact",
     threads: int | None = None,
+    names: Sequence[str] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> BatchedResult:
     """Cluster the rows of each of many problems into ``n_clusters`` groups.
 
@@ -69,6 +71,10 @@ def kmeans_batched(
     seed : int, or array of int of shape (B,)
         An integer is the seed of problem 0, and problem b > 0 has element b of the Philox stream of
         (seed, ``Purpose.PROBLEM``), see :func:`problem_seeds`; an array gives the seed of each.
+    names : sequence of str or None
+        Names of the features, for warnings.
+    keys : sequence of str or None
+        What messages call the problems; None counts them.
 
     Returns
     -------
@@ -84,6 +90,9 @@ def kmeans_batched(
     n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, precision)
     selection = select(backend, device, threads)
     rows = _Rows.of(x, sample_weight, offsets, groups)
+    if keys is not None and len(keys) != len(rows.sizes):
+        raise ConfigError(f"there are {len(keys)} keys for {len(rows.sizes)} problems; expected one for each")
+    rows = replace(rows, keys=keys)
     n = rows.sizes
     small = np.flatnonzero(n < n_clusters)
     if len(small):
@@ -92,9 +101,10 @@ def kmeans_batched(
             f"{rows.name(b)}: n_samples={n[b]} should be >= n_clusters={n_clusters}; ask for fewer clusters"
             + (f" ({len(small)} of {len(n)} problems have too few rows)" if len(small) > 1 else "")
         )
-    init = _check_init(init, len(n), n_clusters, rows.x.shape[1], rows.x.dtype, int(n.max(initial=0)))
+    init = _check_init(init, len(n), n_clusters, rows.x.shape[1], rows.x.dtype)
     start = init if isinstance(init, np.ndarray) else None
     starts = count_starts(init, n_init)
+    methods = _methods(init, n)
     seeds = _seeds(seed, len(n))
     problems = Problems(
         x=_as_clustered(rows, metric, selection),
@@ -103,39 +113,38 @@ def kmeans_batched(
         seeds=seeds,
         start=start,
         n_clusters=n_clusters,
-        trials=2 + int(math.log(n_clusters)) if init == "k-means++" else 0,
+        trials=0 if isinstance(init, str) and init == "random" else 2 + int(math.log(n_clusters)),
         n_init=starts,
         max_iter=max_iter,
         tol=float(tol),
         spherical=metric == "cosine",
     )
-    native = start is not None or init in ("k-means++", "random")
+    native = np.array([method in ("k-means++", "random", "array") for method in methods], bool)
     takes = selection.backend.takes(n, rows.x.shape[1], n_clusters) & native
+    columns = None if names is None else tuple(names)
 
     def alone(b: int) -> FitResult:
         """One problem by the ordinary engine."""
         mine = slice(int(rows.offsets[b]), int(rows.offsets[b + 1]))
         with _named(rows, b):
             return kmeans(
-                rows.x[mine],
+                ArraySource(rows.x[mine], None if rows.weight is None else rows.weight[mine], columns),
                 n_clusters,
                 init=init if start is None else start[b],
                 n_init=starts,
                 max_iter=max_iter,
                 tol=tol,
-                sample_weight=None if rows.weight is None else rows.weight[mine],
                 seed=int(seeds[b]),
                 metric=metric,
                 backend=selection.backend.name,
                 threads=threads,
             )
 
-    fits, history, warnings = _solve(problems, takes, selection, alone)
+    fits, history, warnings = _solve(problems, takes, selection, alone, columns)
     labels = fits.labels
     if rows.order is not None:
         labels = np.empty_like(fits.labels)
         labels[rows.order] = fits.labels
-    name = init if isinstance(init, str) else "array" if start is not None else "callable"
     return BatchedResult(
         centroids=fits.centroids,
         labels=labels.reshape(rows.shape),
@@ -145,6 +154,7 @@ def kmeans_batched(
         n_samples=n,
         total_weight=fits.total_weight,
         n_iter=fits.n_iter,
+        init=methods,
         stop=tuple(_STOPS[i] for i in fits.stop.tolist()),
         history=tuple(history),
         seeds=seeds,
@@ -161,11 +171,9 @@ def kmeans_batched(
         warnings=tuple(warnings),
         settings={
             "n_clusters": n_clusters,
-            "init": name,
             "n_init": starts,
             "max_iter": max_iter,
             "tol": float(tol),
-            "seed": int(seeds[0]) if len(seeds) else 0,
             "metric": metric,
             "precision": precision,
         },
@@ -192,6 +200,7 @@ class _Rows:
     shape: tuple[int, ...]
     order: np.ndarray | None = None
     groups: np.ndarray | None = None
+    keys: Sequence[str] | None = None
 
     @property
     def sizes(self) -> np.ndarray:
@@ -200,6 +209,8 @@ class _Rows:
 
     def name(self, b: int) -> str:
         """What a message calls a problem."""
+        if self.keys is not None:
+            return self.keys[b]
         return f"problem {b}" if self.groups is None else f"group {self.groups[b]}"
 
     @classmethod
@@ -258,7 +269,9 @@ class _Rows:
             raise DataError("there are no problems; give at least one")
         offsets = np.concatenate([[0], np.cumsum([len(m) for m in matrices])]).astype(np.int64)
         if weight is not None:
-            if len(weight) != len(matrices) or any(np.shape(w) != (len(m),) for w, m in zip(weight, matrices, strict=True)):
+            if len(weight) != len(matrices) or any(
+                np.shape(w) != (len(m),) for w, m in zip(weight, matrices, strict=True)
+            ):
                 raise DataError("sample_weight does not fit the problems; expected one number for each row of each")
             weight = np.concatenate([np.asarray(w) for w in weight])
         return cls._checked(np.concatenate(matrices), weight, offsets, (int(offsets[-1]),))
@@ -313,12 +326,12 @@ def _check_weights(weight: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         raise
 
 
-def _check_init(init: Init, b: int, k: int, d: int, dtype: np.dtype, most_rows: int) -> Init:
+def _check_init(init: Init, b: int, k: int, d: int, dtype: np.dtype) -> Init:
     """A method's name, a callable, or the starts of all problems in the dtype of the rows."""
     if isinstance(init, str):
         if init not in INITS:
             raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}, an array or a callable")
-        return auto_init(most_rows) if init == "auto" else init
+        return init
     if callable(init):
         return init
     start = np.asarray(init)
@@ -327,6 +340,14 @@ def _check_init(init: Init, b: int, k: int, d: int, dtype: np.dtype, most_rows: 
     if not np.isfinite(start).all():
         raise ConfigError("the initial centers contain NaN or infinity; give finite ones")
     return np.ascontiguousarray(np.broadcast_to(start, (b, k, d)), dtype=dtype)
+
+
+def _methods(init: Init, n_samples: np.ndarray) -> tuple[str, ...]:
+    """What each problem starts from, by name; ``auto`` is settled by its rows."""
+    if isinstance(init, str) and init == "auto":
+        return tuple(auto_init(n) for n in n_samples.tolist())
+    name = init if isinstance(init, str) else "array" if isinstance(init, np.ndarray) else "callable"
+    return (name,) * len(n_samples)
 
 
 def _seeds(seed: Any, n: int) -> np.ndarray:
@@ -366,7 +387,11 @@ def _named(rows: _Rows, b: int) -> Iterator[None]:
 
 
 def _solve(
-    problems: Problems, takes: np.ndarray, selection: Selection, alone: Callable[[int], FitResult]
+    problems: Problems,
+    takes: np.ndarray,
+    selection: Selection,
+    alone: Callable[[int], FitResult],
+    names: tuple[str, ...] | None,
 ) -> tuple[Fits, list[np.ndarray], list[tuple[str, ...]]]:
     """Solve all problems: those that the backend ``takes`` together, what is left over one by one."""
     fits = Fits.empty(problems)
@@ -382,7 +407,7 @@ def _solve(
         doubtful = fits.constant[part].any(axis=1) | (fits.counts[part] == 0).any(axis=1)
         for b in range(part.start, part.stop):
             if fits.solved[b]:
-                said = doubts(np.flatnonzero(fits.constant[b]), None, fits.counts[b]) if doubtful[b - first] else ()
+                said = doubts(np.flatnonzero(fits.constant[b]), names, fits.counts[b]) if doubtful[b - first] else ()
                 history.append(records[b - first])
                 warnings.append(said)
                 continue

@@ -28,6 +28,8 @@ class BatchedResult:
     total_weight : ndarray of float64 of shape (B,)
     n_iter : ndarray of int64 of shape (B,)
         Iterations of the best start.
+    init : tuple of str
+        What each problem started from.
     stop : tuple of StopReason
     history : tuple of ndarray of float64 of shape (n_iter, 4)
         Inertia, shift, rows moved and empty clusters of each iteration, as in :class:`IterationRecord`.
@@ -46,7 +48,7 @@ class BatchedResult:
     backend : str
     rejected : tuple of (str, str)
     settings : dict
-        Every resolved setting that decides the results; the ``seed`` of a problem is in ``seeds``.
+        What decides the results besides ``init`` and ``seeds``.
     warnings : tuple of tuple of str
         What was doubtful, a problem.
     """
@@ -59,6 +61,7 @@ class BatchedResult:
     n_samples: np.ndarray
     total_weight: np.ndarray
     n_iter: np.ndarray
+    init: tuple[str, ...]
     stop: tuple[StopReason, ...]
     history: tuple[np.ndarray, ...]
     seeds: np.ndarray
@@ -104,6 +107,6 @@ class BatchedResult:
             n_rechecked=int(self.n_rechecked[b]),
             backend=self.backend,
             rejected=self.rejected,
-            settings={**self.settings, "seed": int(self.seeds[b])},
+            settings={**self.settings, "init": self.init[b], "seed": int(self.seeds[b])},
             warnings=self.warnings[b],
         )
