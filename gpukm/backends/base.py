@@ -108,7 +108,7 @@ class Backend(ABC):
         return np.zeros(len(n_samples), bool)
 
     def solve(self, problems: Problems, chosen: np.ndarray, fits: Fits) -> list[np.ndarray]:
-        """Fit the ``chosen`` (c,) int64 of many small problems into ``fits``; defined to the bit by a fit of each alone.
+        """Fit the ``chosen`` (c,) int64 of many small problems into ``fits``, each to the bits of a fit of its own.
 
         Returns the history of each chosen one, float64 of shape (n_iter, 4), as of
         :class:`gpukm.core.batch.BatchedResult`. A problem that stays unsolved is one for the ordinary engine.
