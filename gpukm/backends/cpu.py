@@ -22,7 +22,7 @@ _SMALL_VALUES = 1 << 18
 _SMALL_DISTANCES = 1 << 20
 _SMALL_FEATURES = 1 << 12
 # Iterations whose records are kept at first; the few fits that take more are made again with more room.
-_HISTORY = 256
+_HISTORY = 128
 # A place among the packed centroids travels as float32.
 _MAX_CLUSTERS = 1 << 23
 

@@ -10,7 +10,6 @@ import pytest
 from gpukm_kernels import native_status
 
 from gpukm import kmeans, kmeans_batched
-from gpukm.backends.cpu import CpuBackend
 from gpukm.sources.array import ArraySource
 
 native = native_status()[0]

@@ -36,7 +36,7 @@ template <class X>
 inline Key<X> key_of(X v) {
   Key<X> bits;
   __builtin_memcpy(&bits, &v, sizeof bits);
-  return bits < 0 ? bits ^ kMostKey<X> : bits;
+  return bits ^ ((bits >> (8 * sizeof(X) - 1)) & kMostKey<X>);
 }
 template <class X>
 inline double value_of(Key<X> key) {
@@ -46,7 +46,16 @@ inline double value_of(Key<X> key) {
   return double(v);
 }
 
-// The median of n > 0 numbers given by their keys, the mean of the middle two where n is even. Counting narrows the range
+template <class X>
+using Keys = typename VecOf<Key<X>, kLanes<X>>::type;
+template <class X>
+inline Keys<X> load_keys(const Key<X>* p) {
+  Keys<X> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// The median of n > 0 numbers given by their keys, padded to whole panels with the largest key, the mean of the middle two where n is even. Counting narrows the range
 // of keys without a branch a number: at the value where the rank would lie if numbers were spread evenly, and half way
 // after a guess that left more than half of the numbers.
 template <class X>
@@ -67,15 +76,20 @@ GPUKM_APART double median(const Key<X>* keys, int64_t n) {
       const Key<X> guess = key_of(X(from + (to - from) * share));
       mid = guess < low ? low : guess >= high ? high - 1 : guess;
     }
-    Key<X> found = 0;
-    for (int64_t i = 0; i < n; ++i) found += keys[i] <= mid;
+    // Padding is never among them: mid < high.
+    Keys<X> sums[2] = {};
+    for (int64_t i = 0; i < n; i += kPanelRows<X>)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) sums[v] -= load_keys<X>(keys + i + v * kLanes<X>) <= mid;
+    int64_t found = 0;
+    for (int l = 0; l < kLanes<X>; ++l) found += int64_t(sums[0][l]) + int64_t(sums[1][l]);
     const int64_t left = up_to - below;
-    if (int64_t(found) <= rank) {
+    if (found <= rank) {
       low = mid + 1;
-      below = int64_t(found);
+      below = found;
     } else {
       high = mid;
-      up_to = int64_t(found);
+      up_to = found;
     }
     halve = !halve && 2 * (up_to - below) > left;
   }
@@ -153,6 +167,47 @@ inline double fold(double* v, int64_t n) {
   for (; size > 1; size /= 2)
     for (int64_t i = 0; i < size / 2; ++i) v[i] += v[i + size / 2];
   return v[0];
+}
+
+// The exact sum of n finite non-negative numbers, rounded once; NaN where one is not finite. Three parts of 31 bits, each
+// added without rounding, hold all bits of numbers down to 2^-35 of the largest; others are left to the long sum.
+inline double exact_total(const double* v, int64_t n) {
+  constexpr int L = kLanes<double>;
+  double top = 0;
+  for (int64_t i = 0; i < n; ++i) top = v[i] > top ? v[i] : top;
+  const int64_t whole = n / L * L;
+  if (top > 1e-200 && top < 1e200 && n < (int64_t(1) << 20)) {
+    const int e = __builtin_ilogb(top) + 1;
+    Vec<double> round[3], sum[3] = {}, unheld = {};
+    for (int p = 0; p < 3; ++p) round[p] = splat(1.5 * __builtin_ldexp(1.0, 52 + e - 26 - 31 * p));
+    for (int64_t i = 0; i < n; i += L) {
+      Vec<double> rest = {};
+      if (i < whole)
+        rest = load(v + i);
+      else
+        for (int64_t l = 0; i + l < n; ++l) rest[l] = v[i + l];
+#pragma GCC unroll 3
+      for (int p = 0; p < 3; ++p) {
+        const Vec<double> part = (rest + round[p]) - round[p];
+        sum[p] += part;
+        rest -= part;
+      }
+      unheld += vmax(rest, -rest);
+    }
+    double left = 0;
+    for (int l = 0; l < L; ++l) left += unheld[l];
+    if (left == 0) {
+      __int128 units = 0;
+      for (int p = 0; p < 3; ++p)
+        for (int l = 0; l < L; ++l)
+          units += (__int128)(int64_t(__builtin_ldexp(sum[p][l], 26 + 31 * p - e))) << (62 - 31 * p);
+      return __builtin_ldexp(double(units), e - 88);
+    }
+  }
+  LongSum sum;
+  for (int64_t i = 0; i < n; ++i) sum.add(v[i]);
+  sum.carry();
+  return sum.finite ? rounded(sum) : __builtin_nan("");
 }
 
 inline int64_t power_of_two(int64_t n) {
@@ -296,13 +351,32 @@ struct SmallSums {
   }
 };
 
+// Writes as many features of a whole panel as fill vectors; the scalar loop does the rest.
+inline int64_t transpose(const double*, int64_t, double*) { return 0; }
+inline int64_t transpose(const float* rows, int64_t d, float* panel) {
+  int64_t f = 0;
+#if defined(GPUKM_TRANSPOSE)
+  constexpr int64_t P = kPanelRows<float>;
+  for (; f + 8 <= d; f += 8)
+    for (int64_t r = 0; r < P; r += 8) {
+      __m256 a[8];
+      for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(rows + (r + i) * d + f);
+      transpose8(a, panel + f * P + r, P);
+    }
+#else
+  (void)rows, (void)d, (void)panel;
+#endif
+  return f;
+}
+
 template <class X>
 class Solver {
  public:
   Solver(const Batch<X>& b, int64_t most_rows)
       : b_(b), d_(b.d), k_(b.k), blocks_((b.k + kCenters - 1) / kCenters), most_(padded(most_rows)),
         panels_(most_ * d_), wide_(kPanelRows<X> * d_), weight_(most_), nearest_(most_),
-        distance_(most_), near_(most_), narrow_weight_(most_), prefix_(most_), taken_(most_), labels_(most_), keys_(kHead),
+        distance_(most_), near_(most_), narrow_weight_(most_),
+        scores_(most_ * b.trials), prefix_(most_), taken_(most_), labels_(most_), keys_(kHead),
         reference_(d_), minimum_(d_), maximum_(d_), scales_(d_), unscales_(d_), centers_(k_ * d_), next_(k_ * d_),
         packed_(blocks_ * kCenters * d_), shut_(blocks_ * kCenters), points_(b.trials * d_),
         tiles_((b.trials + kCenters - 1) / kCenters * kCenters * d_),
@@ -419,9 +493,10 @@ class Solver {
     constexpr int64_t P = kPanelRows<X>;
     for (int64_t i = 0; i < rows_padded(); i += P) {
       X* panel = panels_.data() + i * d_;
+      const int64_t done = i + P <= n_ ? transpose(x_ + i * d_, d_, panel) : 0;
       for (int64_t r = 0; r < P; ++r) {
         const X* row = x_ + (i + r < n_ ? i + r : i) * d_;
-        for (int64_t f = 0; f < d_; ++f) panel[f * P + r] = row[f];
+        for (int64_t f = done; f < d_; ++f) panel[f * P + r] = row[f];
         const double w = i + r < n_ ? (w_ ? w_[i + r] : 1.0) : 0.0;
         weight_[i + r] = w;
         // In a type of less range a weight may become zero or infinite; infinity is no potential that decides.
@@ -445,15 +520,14 @@ class Solver {
     const int64_t head = n_ < kHead ? n_ : kHead;
     for (int64_t f = 0; f < d_; ++f) {
       for (int64_t i = 0; i < head; i += P)
-        for (int64_t r = 0; r < P && i + r < head; ++r) keys_[i + r] = key_of(panels_[i * d_ + f * P + r]);
+        for (int64_t r = 0; r < P; ++r) keys_[i + r] = key_of(panels_[i * d_ + f * P + r]);
+      for (int64_t i = head; i < padded(head); ++i) keys_[i] = kMostKey<X>;
       reference_[f] = double(X(median<X>(keys_.data(), head)));
     }
     distances_to(reference_.data(), distance_.data());
-    LongSum sum;
-    for (int64_t i = 0; i < n_; ++i) sum.add(w_ ? w_[i] * distance_[i] : distance_[i]);
-    sum.carry();
-    spread_ = rounded(sum);
-    return sum.finite;
+    for (int64_t i = 0; i < n_; ++i) distance_[i] *= weight_[i];
+    spread_ = exact_total(distance_.data(), n_);
+    return spread_ == spread_;
   }
 
   // out[i] = D(x_i, point) for all rows.
@@ -560,8 +634,22 @@ class Solver {
         }
       }
       take_row(chosen_[best], made);
-      if (made + 1 < k_) lower(centers_.data() + made * d_);
+      if (made + 1 == k_) return;
+      if (n > 1)
+        lower_screened(centers_.data() + made * d_, scores_.data() + best * most_);
+      else
+        lower(centers_.data() + made * d_);
     }
+  }
+
+  // How far a score is from D: s * less - tiny <= D <= s * more + tiny, see kernels/README.md.
+  struct Margins {
+    Vec<X> less, more, tiny;
+  };
+  Margins margins() const {
+    const double exact = double(d_ / 8 + 8) * 0x1p-53;
+    const double by_score = kBoundFactor * double(d_ + 8) * Limits<X>::unit * (1 + 0x1p-6) + 2 * exact;
+    return {splat(X(1 - by_score)), splat(X(1 + by_score)), splat(X(double(d_ + 8) * Limits<X>::tiny))};
   }
 
   // Takes a new centre into account.
@@ -578,6 +666,31 @@ class Solver {
     }
   }
 
+  // The same by the scores of the centre: D is evaluated for rows that may come nearer.
+  GPUKM_APART void lower_screened(const X* center, const X* scores) {
+    constexpr int64_t P = kPanelRows<X>;
+    const Margins m = margins();
+    // nearest <= near_ (1 + 2u) + the smallest number
+    const Vec<X> up = splat(X(1 + 4 * Limits<X>::unit));
+    for (int64_t i = 0; i < n_; i += P) {
+      uint64_t open = 0;
+      for (int v = 0; v < 2; ++v) {
+        const int64_t at = i + v * kLanes<X>;
+        open |= uint64_t(not_greater(load(scores + at) * m.less - m.tiny, load(near_.data() + at) * up + m.tiny))
+                << (v * kLanes<X>);
+      }
+      if (n_ - i < P) open &= (uint64_t(1) << (n_ - i)) - 1;
+      for (; open; open &= open - 1) {
+        const int64_t row = i + __builtin_ctzll(open);
+        const double v = exact_row(x_ + row * d_, center, d_);
+        if (v < nearest_[row]) {
+          nearest_[row] = v;
+          near_[row] = X(v);
+        }
+      }
+    }
+  }
+
   // The one of n candidates that leaves the lowest potential, by sums in X; -1 where their errors leave it open.
   GPUKM_APART int64_t screen_potentials(int64_t n, int exponent) {
     constexpr int64_t P = kPanelRows<X>;
@@ -588,6 +701,12 @@ class Solver {
         Vec<X> s[kCenters][2];
         score_tile(panels_.data() + i * d_, tiles_.data() + block * kCenters * d_, tiles_shut_.data() + block * kCenters,
                    d_, s);
+#pragma GCC unroll 4
+        for (int j = 0; j < kCenters; ++j)
+          if (block * kCenters + j < n) {
+            store(scores_.data() + (block * kCenters + j) * most_ + i, s[j][0]);
+            store(scores_.data() + (block * kCenters + j) * most_ + i + kLanes<X>, s[j][1]);
+          }
 #pragma GCC unroll 2
         for (int v = 0; v < 2; ++v) {
           const Vec<X> near = load(near_.data() + i + v * kLanes<X>);
@@ -698,10 +817,8 @@ class Solver {
     constexpr int64_t P = kPanelRows<X>;
     pack_tiles(centers_.data(), k_, d_, packed_.data(), shut_.data());
     typedef typename VecOf<int32_t, kLanes<X>>::type Ints;
-    const double exact = double(d_ / 8 + 8) * 0x1p-53;
-    const double by_score = kBoundFactor * double(d_ + 8) * Limits<X>::unit * (1 + 0x1p-6) + 2 * exact;
-    const Vec<X> more = splat(X(1 + by_score)), less = splat(X(1 - by_score));
-    const Vec<X> tiny = splat(X(double(d_ + 8) * Limits<X>::tiny)), inf = splat(X(__builtin_inf()));
+    const Margins m = margins();
+    const Vec<X> inf = splat(X(__builtin_inf()));
     const Vec<X> one = splat(X(1));
     int64_t moved = 0;
     alignas(64) int32_t found[P];
@@ -726,7 +843,7 @@ class Solver {
       for (int v = 0; v < 2; ++v) {
         const Ints labels = __builtin_convertvector(at[v], Ints);
         __builtin_memcpy(found + v * kLanes<X>, &labels, sizeof labels);
-        unsettled |= uint64_t(not_greater(m2[v] * less - tiny, m1[v] * more + tiny)) << (v * kLanes<X>);
+        unsettled |= uint64_t(not_greater(m2[v] * m.less - m.tiny, m1[v] * m.more + m.tiny)) << (v * kLanes<X>);
       }
       const int64_t count = n_ - i < P ? n_ - i : P;
       if (count < P) unsettled &= (uint64_t(1) << count) - 1;
@@ -868,14 +985,10 @@ class Solver {
 
   // The exact inertia; false where it is not finite.
   GPUKM_APART bool total(double* inertia) {
-    LongSum sum;
-    for (int64_t i = 0; i < n_; ++i) {
-      const double v = exact_row(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
-      sum.add(w_ ? w_[i] * v : v);
-    }
-    sum.carry();
-    *inertia = rounded(sum);
-    return sum.finite;
+    for (int64_t i = 0; i < n_; ++i)
+      distance_[i] = weight_[i] * exact_row(x_ + i * d_, centers_.data() + int64_t(labels_[i]) * d_, d_);
+    *inertia = exact_total(distance_.data(), n_);
+    return *inertia == *inertia;
   }
 
   void keep(int64_t problem, int64_t first, int64_t start, double inertia) {
@@ -909,6 +1022,7 @@ class Solver {
   Buffer<X> panels_;
   Buffer<double> wide_, weight_, nearest_, distance_;
   Buffer<X> near_, narrow_weight_;  // nearest_ and weight_, rounded
+  Buffer<X> scores_;                // of each candidate
   Buffer<int64_t> prefix_;
   Buffer<uint8_t> taken_;
   Buffer<int32_t> labels_;
