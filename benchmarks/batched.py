@@ -3,8 +3,8 @@
 Usage: python benchmarks/batched.py [--problems 1000] [--looped 100] [--repeats 5] [--out DIR]
 
 1,000 problems of 1,000 x 16, K=8, float32, in four kinds of data: normal noise, and eight clouds at three distances
-from each other. Both sides draw k-means++ starts (greedy, one start) with their own random numbers and stop by their default
-rules. gpukm solves all problems in one call. scikit-learn is given `--looped` of them, another part in each round, and
+from each other. Both sides draw k-means++ starts (greedy, one start) with their own random numbers and stop by default
+rules. gpukm solves all problems in one call. scikit-learn gets `--looped` of them, another part in each round, and
 its time is scaled by the number of problems; it runs as it comes, and once more with its threads limited to one, which
 suits problems of this size better. Both figures are shown.
 
