@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpukm.batched import kmeans_batched
+    from gpukm.core.batch import BatchedResult
     from gpukm.core.result import FitResult, StopReason
     from gpukm.errors import GpukmError
     from gpukm.estimator import KMeans
@@ -17,15 +19,27 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "BatchedResult": "gpukm.core.batch",
     "FitResult": "gpukm.core.result",
     "GpukmError": "gpukm.errors",
     "KMeans": "gpukm.estimator",
     "StopReason": "gpukm.core.result",
     "assign": "gpukm.functional",
     "kmeans": "gpukm.functional",
+    "kmeans_batched": "gpukm.batched",
 }
 
-__all__ = ["FitResult", "GpukmError", "KMeans", "StopReason", "__version__", "assign", "kmeans"]
+__all__ = [
+    "BatchedResult",
+    "FitResult",
+    "GpukmError",
+    "KMeans",
+    "StopReason",
+    "__version__",
+    "assign",
+    "kmeans",
+    "kmeans_batched",
+]
 
 
 def __getattr__(name: str) -> Any:

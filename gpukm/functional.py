@@ -153,14 +153,7 @@ def fit_iter(
         Continue an interrupted fit of the same data and settings; the result has the bits of an undisturbed one, but
         no labels where an earlier start wins.
     """
-    n_clusters = _positive("n_clusters", n_clusters)
-    max_iter = _positive("max_iter", max_iter)
-    if not tol >= 0:
-        raise ConfigError(f"tol is {tol!r}, expected a number >= 0")
-    if metric not in ("euclidean", "cosine"):
-        raise ConfigError(f"metric is {metric!r}, expected 'euclidean' or 'cosine'")
-    if precision != "exact":
-        raise ConfigError(f"precision is {precision!r}, expected 'exact'")
+    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, precision)
     if executor != "local":
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
     selection = select(backend, device, threads)
@@ -210,6 +203,19 @@ def fit_iter(
             "precision": precision,
         },
     )
+
+
+def check_rules(n_clusters: Any, max_iter: Any, tol: float, metric: str, precision: str) -> tuple[int, int]:
+    """Refuse what no fit can work with; the two integers as such."""
+    n_clusters = _positive("n_clusters", n_clusters)
+    max_iter = _positive("max_iter", max_iter)
+    if not tol >= 0:
+        raise ConfigError(f"tol is {tol!r}, expected a number >= 0")
+    if metric not in ("euclidean", "cosine"):
+        raise ConfigError(f"metric is {metric!r}, expected 'euclidean' or 'cosine'")
+    if precision != "exact":
+        raise ConfigError(f"precision is {precision!r}, expected 'exact'")
+    return n_clusters, max_iter
 
 
 def assign(
@@ -400,14 +406,24 @@ def _resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tu
         if init not in INITS:
             raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}, an array or a callable")
         if init == "auto":
-            init = "k-means++" if problem.scan.n_samples <= _AUTO_ROWS else "k-means||"
+            init = auto_init(problem.scan.n_samples)
     elif not callable(init):
         init = _check_start(np.asarray(init), k, len(problem.reference))
+    return init, count_starts(init, n_init)
+
+
+def count_starts(init: Init, n_init: int | str) -> int:
+    """Starts to make from a resolved ``init``; given centroids allow one."""
     if n_init == "auto":
         starts = 10 if callable(init) or (isinstance(init, str) and init == "random") else 1
     else:
         starts = _positive("n_init", n_init)
-    return init, 1 if isinstance(init, np.ndarray) else starts
+    return 1 if isinstance(init, np.ndarray) else starts
+
+
+def auto_init(n_samples: int) -> str:
+    """The seeding that ``init="auto"`` means for so many rows."""
+    return "k-means++" if n_samples <= _AUTO_ROWS else "k-means||"
 
 
 def _check_start(centers: np.ndarray, k: int, n_features: int) -> np.ndarray:
@@ -469,20 +485,24 @@ def _finish(
 
 def _doubts(problem: Problem, result: FitResult) -> tuple[str, ...]:
     """What is only doubtful in the data."""
-    doubts = []
     constant = np.flatnonzero(problem.scan.minimum == problem.scan.maximum)
+    return doubts(constant, problem.shards[0].source.names, result.counts)
+
+
+def doubts(constant: np.ndarray, names: tuple[str, ...] | None, counts: np.ndarray) -> tuple[str, ...]:
+    """Words on features of one value (their places) and on clusters without rows."""
+    found = []
     if len(constant):
-        names = problem.shards[0].source.names
         shown = [names[i] if names else f"feature {i}" for i in constant[:5]]
         more = f" and {len(constant) - 5} more" if len(constant) > 5 else ""
-        doubts.append(f"constant columns tell clusters nothing: {', '.join(shown)}{more}")
-    found = int((result.counts > 0).sum())
-    if found < len(result.counts):
-        doubts.append(
-            f"Number of distinct clusters ({found}) found smaller than n_clusters ({len(result.counts)}). "
+        found.append(f"constant columns tell clusters nothing: {', '.join(shown)}{more}")
+    distinct = int((counts > 0).sum())
+    if distinct < len(counts):
+        found.append(
+            f"Number of distinct clusters ({distinct}) found smaller than n_clusters ({len(counts)}). "
             "Possibly due to duplicate points in the data."
         )
-    return tuple(doubts)
+    return tuple(found)
 
 
 def _check_centroids(centroids: np.ndarray, rows: Source) -> np.ndarray:

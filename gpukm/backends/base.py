@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gpukm.backends.batch import Fits, Problems
 from gpukm.core.stats import ClusterStats, Grid
 
 
@@ -126,3 +127,15 @@ class Backend(ABC):
         self, nearest: np.ndarray, x: np.ndarray, weight: np.ndarray | None, points: np.ndarray, exponent: int
     ) -> np.ndarray:
         """Sum over rows of ``rint(w * min(nearest, D(x, p_j)) * 2**exponent)``, int64 of shape (m,)."""
+
+    def takes(self, n_samples: np.ndarray, n_features: int, n_clusters: int) -> np.ndarray:
+        """Which of several problems with ``n_samples`` (b,) rows :meth:`solve` is for, bool of shape (b,)."""
+        return np.zeros(len(n_samples), bool)
+
+    def solve(self, problems: Problems, chosen: np.ndarray, fits: Fits) -> list[np.ndarray]:
+        """Fit the ``chosen`` (c,) int64 of many small problems into ``fits``, each to the bits of a fit of its own.
+
+        Returns the history of each chosen one, float64 of shape (n_iter, 4), as of
+        :class:`gpukm.core.batch.BatchedResult`. A problem that stays unsolved is one for the ordinary engine.
+        """
+        raise NotImplementedError(f"backend {self.name} has no kernel for many small problems")

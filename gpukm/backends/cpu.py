@@ -8,6 +8,7 @@ import numpy as np
 from gpukm_kernels import native
 
 from gpukm.backends.base import Backend, Frame
+from gpukm.backends.batch import Fits, Problems
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import ConfigError
 
@@ -16,6 +17,13 @@ _GROUP_SIZE = 40
 _LEAST_GROUP_SIZE = 8
 _FEW_GROUPS = 16
 _GROUPING_ROUNDS = 4
+# A problem is small, for one thread from its seeding to its labels, while its rows stay in a cache and an iteration
+# takes less than a few milliseconds. Beyond, threads share a problem, and rows are tracked.
+_SMALL_VALUES = 1 << 18
+_SMALL_DISTANCES = 1 << 20
+_SMALL_FEATURES = 1 << 12
+# Iterations whose records are kept at first; the few fits that take more are made again with more room.
+_HISTORY = 128
 # A place among the packed centroids travels as float32.
 _MAX_CLUSTERS = 1 << 23
 
@@ -132,6 +140,55 @@ class CpuBackend(Backend):
         scale = float(np.ldexp(1.0, exponent))
         self._cpu.potentials(x, weight, _like(points, x), nearest, scale, total, self._threads)
         return total
+
+    def takes(self, n_samples: np.ndarray, n_features: int, n_clusters: int) -> np.ndarray:
+        small = (n_samples * n_features <= _SMALL_VALUES) & (n_samples * n_clusters <= _SMALL_DISTANCES)
+        return small & (n_features <= _SMALL_FEATURES)
+
+    def solve(self, problems: Problems, chosen: np.ndarray, fits: Fits) -> list[np.ndarray]:
+        capacity = min(problems.max_iter, _HISTORY)
+        while True:
+            records = np.empty((len(problems.seeds), capacity, 4))
+            self._solve(problems, chosen, fits, records)
+            longest = int(fits.n_iter[chosen].max(initial=0))
+            if longest <= capacity:
+                return [records[b, : fits.n_iter[b]].copy() for b in chosen]
+            capacity = longest
+
+    def _solve(self, problems: Problems, chosen: np.ndarray, fits: Fits, records: np.ndarray) -> None:
+        """One call of the kernel, the largest problems first."""
+        sizes = np.diff(problems.offsets)[chosen]
+        order = np.ascontiguousarray(chosen[np.argsort(-sizes, kind="stable")])
+        if not len(order):
+            return
+        threads = min(self._threads or self._cpu.max_threads(), len(order))
+        self._cpu.batch(
+            problems.x,
+            problems.weight,
+            problems.offsets,
+            order,
+            problems.seeds,
+            problems.start,
+            problems.trials,
+            problems.n_init,
+            problems.max_iter,
+            problems.tol,
+            problems.spherical,
+            fits.solved,
+            fits.centroids,
+            fits.labels,
+            fits.inertia,
+            fits.total_weight,
+            fits.n_iter,
+            fits.best_init,
+            fits.n_rechecked,
+            fits.stop,
+            fits.counts,
+            fits.weights,
+            fits.constant,
+            records,
+            threads,
+        )
 
 
 def group_count(row_bytes: int, n_clusters: int) -> int:

@@ -22,7 +22,9 @@ from gpukm.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from gpukm.pipeline import TrainOutcome
+    from gpukm.config import Settings
+    from gpukm.pipeline import GroupedOutcome, TrainOutcome
+    from gpukm.pipeline.grouped import GroupOutcome
     from gpukm.snapshots import Snapshot
 
 Source = Annotated[
@@ -106,6 +108,18 @@ def train(
     report: Annotated[
         str | None, typer.Option("--report", metavar="PATH", help="Write a report: .html, .md or .json.")
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN",
+            help="Train one model for each value of this column, MODEL.VALUE; the rows must fit in memory.",
+        ),
+    ] = None,
+    small_groups: Annotated[
+        str,
+        typer.Option("--small-groups", metavar="DO", help="Groups of fewer rows than clusters: error or skip."),
+    ] = "error",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -115,6 +129,9 @@ def train(
 
     The same data and settings give the same snapshot id on any machine. Settings come from flags, then GPUKM_*
     variables, then gpukm.toml, then defaults; see: gpukm config show.
+
+    With --group-by everything is per group, preprocessing included: each model is the one that training on the rows of
+    its group alone gives. What a model's name cannot hold stands in it as _ and hexadecimal digits.
     """
     with output("train", as_json, verbose) as out:
         from gpukm.cli._report import check_target, write_report
@@ -125,6 +142,10 @@ def train(
             out.warn(warning)
         settings = loaded.settings
         target = check_target(report)
+        if group_by is not None:
+            _refuse_with_groups(resume, report)
+            _train_groups(out, settings, source, group_by, small_groups, dry_run)
+            return
         from gpukm.pipeline import train as run
         from gpukm.snapshots import Store as Snapshots
 
@@ -148,6 +169,76 @@ def train(
             out.note(f"report: {target}")
         out.detail("seconds: " + ", ".join(f"{name} {value}" for name, value in done.seconds.items()))
         out.result(_data(done, report), lambda: _render(done, snapshot))
+
+
+def _refuse_with_groups(resume: bool, report: str | None) -> None:
+    """Options that are about one fit."""
+    from gpukm.errors import ConfigError
+
+    if resume:
+        raise ConfigError("--resume goes on with one fit; leave it out with --group-by")
+    if report is not None:
+        raise ConfigError("--report shows one snapshot; train without it, then: gpukm report MODEL --out PATH")
+
+
+def _train_groups(
+    out: Output, settings: Settings, source: str, group_by: str, small_groups: str, dry_run: bool
+) -> None:
+    """Train a model a group and list them."""
+    from gpukm.pipeline import train_groups
+
+    progress = out.progress()
+    try:
+        done = train_groups(settings, source, group_by, small_groups=small_groups, dry_run=dry_run, progress=progress)
+    finally:
+        progress.close()
+    for warning in done.warnings:
+        out.warn(warning)
+    groups = [_group_data(group) for group in done.groups]
+    data = {
+        "dry_run": dry_run,
+        "group_by": done.column,
+        "model": done.model,
+        "store": done.store,
+        "groups": groups,
+        "seconds": done.seconds,
+    }
+    out.detail("seconds: " + ", ".join(f"{name} {value}" for name, value in done.seconds.items()))
+    out.result(data, lambda: _render_groups(done, dry_run))
+
+
+def _group_data(group: GroupOutcome) -> dict[str, Any]:
+    """What the JSON object holds of a group."""
+    found = {"value": group.value, "model": group.model, "n_rows": group.n_rows, "skipped": group.skipped or None}
+    done = group.outcome
+    if done is None or done.ref is None or done.result is None:
+        return found
+    return {
+        **found,
+        "number": done.ref.number,
+        "id": done.ref.id,
+        "inertia": done.result.inertia,
+        "n_iter": done.result.n_iter,
+        "stop": done.result.stop.name.lower(),
+        "counts": done.result.counts,
+        "backend": done.result.backend,
+    }
+
+
+def _render_groups(done: GroupedOutcome, dry_run: bool) -> str:
+    """For people: a line a group."""
+    lines = []
+    for group in done.groups:
+        made = group.outcome
+        if made is None or made.ref is None or made.result is None:
+            lines.append((group.value, group.model, f"{group.n_rows:,}", "", "", group.skipped or "would be trained"))
+            continue
+        facts = (f"{made.result.inertia:.6g}", str(made.result.n_iter), f"#{made.ref.number}  {made.ref.id[:12]}")
+        lines.append((group.value, group.model, f"{group.n_rows:,}", *facts))
+    found = table(lines, (done.column.upper(), "MODEL", "ROWS", "INERTIA", "ITERATIONS", "SNAPSHOT"))
+    trained = sum(not group.skipped for group in done.groups)
+    verb = "would be trained; nothing was written" if dry_run else "trained"
+    return f"{found}\n\n{trained} models {verb} in {done.store}"
 
 
 def _say_if_absent(out: Output, checkpoint: str) -> None:

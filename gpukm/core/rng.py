@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     RECLUSTER = 4
     SAMPLE = 5
     RESTART = 6
+    PROBLEM = 10
 
 
 def raw(seed: int, purpose: int, start: int, n: int) -> np.ndarray:

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpukm.pipeline.assigning import AssignOutcome, assign
+    from gpukm.pipeline.grouped import GroupedOutcome, train_groups
     from gpukm.pipeline.progress import Progress
     from gpukm.pipeline.training import TrainOutcome, train
 
-__all__ = ["AssignOutcome", "Progress", "TrainOutcome", "assign", "train"]
+__all__ = ["AssignOutcome", "GroupedOutcome", "Progress", "TrainOutcome", "assign", "train", "train_groups"]
 
 _HOMES = {
     "AssignOutcome": "assigning",
+    "GroupedOutcome": "grouped",
     "Progress": "progress",
     "TrainOutcome": "training",
     "assign": "assigning",
     "train": "training",
+    "train_groups": "grouped",
 }
 
 

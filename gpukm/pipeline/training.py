@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,12 @@ from gpukm.pipeline.reading import Reading, read
 from gpukm.plan import TrainPlan, human_bytes, plan
 
 if TYPE_CHECKING:
+    from gpukm.backends import Selection
     from gpukm.core.result import FitResult
-    from gpukm.snapshots import SnapshotRef
+    from gpukm.preprocessing import PreparedSource, Preprocessing
+    from gpukm.snapshots import SnapshotRef, Store
     from gpukm.sources.base import Source
+    from gpukm.sources.table import Table
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,10 @@ def train(
     SnapshotCorruptError
         The store or the checkpoint is damaged.
     """
-    from gpukm.preprocessing import PreparedSource, fit
     from gpukm.snapshots import Store
     from gpukm.sources.prefetch import Prefetch
 
-    progress, clock = progress or Progress(), _Clock()
+    progress, clock = progress or Progress(), Clock()
     if settings.n_clusters is None:
         raise ConfigError("the number of clusters is missing; give it with -k N")
     model = settings.model or model_name(source)
@@ -111,32 +113,98 @@ def train(
         )
     if dry_run:
         return TrainOutcome(model, store.location, planned)
-    with clock.stage("preprocess", progress, "fitting the preprocessing"):
-        fitted = fit(raw, preprocessing, weight_column=settings.weight_column, batch_rows=planned.batch_rows)
-    prepared = PreparedSource(raw, fitted, weight_column=settings.weight_column)
-    planned = plan(raw, settings, preprocessing, source, n_features=prepared.n_features)
-    with clock.stage("read", progress, "reading", raw.n_rows):
-        reading = read(Prefetch(prepared), planned.batch_rows, planned.hold_rows, progress)
-    if reading.n_samples < settings.n_clusters:
+    ready = prepare(raw, source, preprocessing, settings, clock, progress)
+    if ready.reading.n_samples < settings.n_clusters:
         raise DataError(
-            f"{source} has {reading.n_samples} rows to cluster, fewer than the {settings.n_clusters} clusters asked "
-            "for; lower -k"
+            f"{source} has {ready.reading.n_samples} rows to cluster, fewer than the {settings.n_clusters} clusters "
+            "asked for; lower -k"
         )
-    rows: Source = reading.held.packed() if reading.held else Watched(Prefetch(prepared), progress)
+    rows: Source = ready.reading.held.packed() if ready.reading.held else Watched(Prefetch(ready.prepared), progress)
     with clock.stage("fit", progress, "seeding"):
         result, resumed_from = fit_with_checkpoints(
-            rows, settings, semantic_settings(settings), reading, planned, resume=resume, progress=progress
+            rows, settings, semantic_settings(settings), ready.reading, ready.planned, resume=resume, progress=progress
         )
-    whole: Source = reading.held or Prefetch(prepared)
-    with clock.stage("summarize", progress, "summarizing", reading.n_rows):
-        content = content_of(whole, result, fitted, reading, settings, selection, planned.batch_rows, progress)
-    planned = replace(planned, resident=reading.held is not None)
-    provenance = provenance_of(source, result, planned, settings, selection, clock.seconds, resumed_from)
-    with clock.stage("publish", progress, "publishing"):
-        ref = store.publish(model, content, provenance)
+    outcome = publish(store, model, ready, result, settings, selection, clock, progress, resumed_from=resumed_from)
     progress.close()
     if settings.checkpoint is not None:
         Path(settings.checkpoint).unlink(missing_ok=True)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Data read once and ready to be clustered.
+
+    Attributes
+    ----------
+    source : str
+        How the data is called.
+    prepared : PreparedSource
+    planned : TrainPlan
+    reading : Reading
+    """
+
+    source: str
+    prepared: PreparedSource
+    planned: TrainPlan
+    reading: Reading
+
+
+def prepare(
+    raw: Source | Table,
+    source: str,
+    preprocessing: Preprocessing,
+    settings: Settings,
+    clock: Clock,
+    progress: Progress,
+    *,
+    hold: bool = False,
+) -> Ready:
+    """Fit the preprocessing and read the prepared rows once; ``hold`` keeps them in memory whatever the limit.
+
+    Raises
+    ------
+    DataError
+        Something in the data cannot be clustered.
+    """
+    from gpukm.preprocessing import PreparedSource, fit
+    from gpukm.sources.prefetch import Prefetch
+
+    batch_rows = plan(raw, settings, preprocessing, source).batch_rows
+    with clock.stage("preprocess", progress, "fitting the preprocessing"):
+        fitted = fit(raw, preprocessing, weight_column=settings.weight_column, batch_rows=batch_rows)
+    prepared = PreparedSource(raw, fitted, weight_column=settings.weight_column)
+    planned = plan(raw, settings, preprocessing, source, n_features=prepared.n_features)
+    with clock.stage("read", progress, "reading", raw.n_rows):
+        hold_rows = (raw.n_rows or 0) if hold else planned.hold_rows
+        reading = read(Prefetch(prepared), planned.batch_rows, hold_rows, progress)
+    return Ready(source, prepared, planned, reading)
+
+
+def publish(
+    store: Store,
+    model: str,
+    ready: Ready,
+    result: FitResult,
+    settings: Settings,
+    selection: Selection,
+    clock: Clock,
+    progress: Progress,
+    *,
+    resumed_from: int = 0,
+    more: Mapping[str, Any] | None = None,
+) -> TrainOutcome:
+    """Describe the clusters and publish the fit as the next snapshot of a model; ``more`` joins its provenance."""
+    from gpukm.sources.prefetch import Prefetch
+
+    reading, fitted = ready.reading, ready.prepared.fitted
+    whole: Source = reading.held or Prefetch(ready.prepared)
+    with clock.stage("summarize", progress, "summarizing", reading.n_rows):
+        content = content_of(whole, result, fitted, reading, settings, selection, ready.planned.batch_rows, progress)
+    planned = replace(ready.planned, resident=reading.held is not None)
+    provenance = provenance_of(ready.source, result, planned, settings, selection, clock.seconds, resumed_from)
+    with clock.stage("publish", progress, "publishing"):
+        ref = store.publish(model, content, {**provenance, **(more or {})})
     warnings = (*_tight(planned, settings), *fitted.warnings, *result.warnings)
     return TrainOutcome(
         model, store.location, planned, ref, result, reading, resumed_from, warnings, dict(clock.seconds)
@@ -171,7 +239,7 @@ def _tight(planned: TrainPlan, settings: Settings) -> list[str]:
     ]
 
 
-class _Clock:
+class Clock:
     """Wall time by stage."""
 
     def __init__(self) -> None:

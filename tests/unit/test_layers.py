@@ -14,7 +14,7 @@ import gpukm
 LAYERS = (
     ("cli", "__main__"),
     ("pipeline", "plan", "checkpoint"),
-    ("functional", "estimator", "snapshots", "reports", "config"),
+    ("functional", "batched", "estimator", "snapshots", "reports", "config"),
     ("core", "executors", "sources", "preprocessing"),
     ("backends",),
 )

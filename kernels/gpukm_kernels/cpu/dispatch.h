@@ -31,6 +31,40 @@ struct Progress {
 // Words of 32 bits that hold any sum of finite non-negative float64, in units of 2^-1126.
 constexpr int kSumBins = 70;
 
+// Many small problems of d features and k clusters, and what their fits give. Problem b has the rows
+// [offsets[b], offsets[b + 1]); `order` says which to solve and in which order.
+template <class X>
+struct Batch {
+  const X* x;
+  const double* w;  // or null
+  const int64_t* offsets;
+  const int64_t* order;
+  int64_t n_problems;  // in `order`
+  int64_t d, k;
+  const uint64_t* seeds;  // a problem
+  const X* start;         // [b][k][d] or null
+  int64_t trials;         // candidates of a step of k-means++, 0 for random rows
+  int64_t n_init, max_iter;
+  double tol;
+  bool spherical;
+  int64_t capacity;      // iterations at most that `history` takes
+  bool (*interrupted)();  // asked now and then, by the calling thread
+
+  uint8_t* solved;    // a problem: 0 where the door of a fit has to look at it
+  X* centroids;       // [b][k][d]
+  int32_t* labels;    // a row
+  double* inertia;    // a problem, as the next five
+  double* total_weight;
+  int64_t* n_iter;
+  int64_t* best_init;
+  int64_t* rechecked;
+  int32_t* stop;      // 0 converged, 1 tolerance, 2 limit of iterations
+  int64_t* counts;    // [b][k]
+  double* weights;    // [b][k]
+  uint8_t* constant;  // [b][d]
+  double* history;    // [b][capacity] of inertia, shift, rows moved, empty clusters
+};
+
 // Rows are row-major and contiguous. X is float or double. D(x, c) is defined in exact.inl.h.
 template <class X>
 struct Ops {
@@ -73,6 +107,8 @@ struct Ops {
   // and the tree of D.
   void (*means)(const int64_t* hi, const int64_t* lo, const double* weights, int64_t k, int64_t d, const double* units,
                 const X* previous, const double* r, X* mean, double* shift, double* gain, int threads);
+  // Solves problems, one a thread; false where it was interrupted.
+  bool (*batch)(const Batch<X>& problems, int threads);
 };
 
 struct Table {

@@ -5,6 +5,7 @@
 
 #include <omp.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -95,6 +96,17 @@ struct Tracker {
   }
 };
 
+// Whether Python was told to stop (Ctrl-C), looked up ten times a second at most.
+bool interrupted() {
+  using Clock = std::chrono::steady_clock;
+  static thread_local Clock::time_point next{};
+  const Clock::time_point now = Clock::now();
+  if (now < next) return false;
+  next = now + std::chrono::milliseconds(100);
+  nb::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals() != 0;
+}
+
 template <class X>
 void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) {
   nb::class_<Tracker<X>>(m, tracker_name)
@@ -184,6 +196,55 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
                    units.data(), previous.data(), r.data(), mean.data(), shift.data(), gain.data(),
                    team(threads, 16 * values(previous)));
   });
+  m.def(
+      "batch",
+      [](In<X> x, nb::object w, In<int64_t> offsets, In<int64_t> order, In<uint64_t> seeds, nb::object start,
+         int64_t trials, int64_t n_init, int64_t max_iter, double tol, bool spherical, Out<uint8_t> solved,
+         Out<X> centroids, Out<int32_t> labels, Out<double> inertia, Out<double> total_weight, Out<int64_t> n_iter,
+         Out<int64_t> best_init, Out<int64_t> rechecked, Out<int32_t> stop, Out<int64_t> counts, Out<double> weights,
+         Out<uint8_t> constant, Out<double> history, int threads) {
+        gpukm::Batch<X> batch{};
+        batch.x = x.data();
+        batch.w = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
+        batch.offsets = offsets.data();
+        batch.order = order.data();
+        batch.n_problems = int64_t(order.shape(0));
+        batch.d = int64_t(x.shape(1));
+        batch.k = int64_t(centroids.shape(1));
+        batch.seeds = seeds.data();
+        batch.start = start.is_none() ? nullptr : nb::cast<In<X>>(start).data();
+        batch.trials = trials;
+        batch.n_init = n_init;
+        batch.max_iter = max_iter;
+        batch.tol = tol;
+        batch.spherical = spherical;
+        batch.capacity = int64_t(history.shape(1));
+        batch.interrupted = interrupted;
+        batch.solved = solved.data();
+        batch.centroids = centroids.data();
+        batch.labels = labels.data();
+        batch.inertia = inertia.data();
+        batch.total_weight = total_weight.data();
+        batch.n_iter = n_iter.data();
+        batch.best_init = best_init.data();
+        batch.rechecked = rechecked.data();
+        batch.stop = stop.data();
+        batch.counts = counts.data();
+        batch.weights = weights.data();
+        batch.constant = constant.data();
+        batch.history = history.data();
+        bool done;
+        {
+          nb::gil_scoped_release release;
+          done = ops<X>().batch(batch, team(threads, 8 * values(x)));
+        }
+        if (!done) throw nb::python_error();
+      },
+      nb::arg("x"), nb::arg("w").none(), nb::arg("offsets"), nb::arg("order"), nb::arg("seeds"),
+      nb::arg("start").none(), nb::arg("trials"), nb::arg("n_init"), nb::arg("max_iter"), nb::arg("tol"),
+      nb::arg("spherical"), nb::arg("solved"), nb::arg("centroids"), nb::arg("labels"), nb::arg("inertia"),
+      nb::arg("total_weight"), nb::arg("n_iter"), nb::arg("best_init"), nb::arg("rechecked"), nb::arg("stop"),
+      nb::arg("counts"), nb::arg("weights"), nb::arg("constant"), nb::arg("history"), nb::arg("threads"));
 }
 
 }  // namespace
