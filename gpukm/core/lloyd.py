@@ -87,14 +87,14 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
         )
         stats = step.stats
         sums = stats.sums(problem.grid)
-        inertia = _display_inertia(problem, stats, sums, centroids)
+        inertia = display_inertia(problem, stats, sums, centroids)
         if tolerance is None:
-            tolerance = problem.tol * _mean_variance(problem, stats)
-        n_empty = _fill_empty(problem, stats, centroids)
+            tolerance = problem.tol * mean_variance(problem, stats)
+        n_empty = fill_empty(problem, stats, centroids)
         if n_empty:
             sums = stats.sums(problem.grid)
-        updated = _centroids(problem, stats, sums, centroids)
-        shift = fold(_row_distances(updated, centroids))
+        updated = updated_centroids(problem, stats, sums, centroids)
+        shift = fold(row_distances(updated, centroids))
         record = IterationRecord(iteration, inertia, shift, step.n_moved, n_empty)
         stop = None
         if updated.tobytes() == centroids.tobytes():
@@ -109,7 +109,7 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             return
 
 
-def _fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
+def fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
     """Give empty clusters, in ascending order, the rows farthest from their centroids; return how many were empty."""
     without_centre = stats.weights(problem.grid) <= 0
     if problem.spherical:
@@ -129,20 +129,20 @@ def _fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) ->
     return n
 
 
-def _centroids(problem: Problem, stats: ClusterStats, sums: np.ndarray, previous: np.ndarray) -> np.ndarray:
+def updated_centroids(problem: Problem, stats: ClusterStats, sums: np.ndarray, previous: np.ndarray) -> np.ndarray:
     """Divide sums by weights, round once to the working dtype; a cluster without weight keeps its centroid."""
     weights = stats.weights(problem.grid)
     used = weights > 0
     if problem.spherical:
         # D to the origin, in the fixed tree, is the squared length.
-        lengths = np.sqrt(_row_distances(sums, np.zeros_like(sums)))
+        lengths = np.sqrt(row_distances(sums, np.zeros_like(sums)))
         used &= lengths > 0
         weights = lengths
     mean = np.divide(sums, weights[:, None], out=np.zeros_like(sums), where=used[:, None])
     return np.where(used[:, None], mean.astype(problem.dtype), previous)
 
 
-def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
+def mean_variance(problem: Problem, stats: ClusterStats) -> float:
     """Mean over features of the weighted variance, from order-free totals."""
     total = ClusterStats(
         stats.hi.sum(0, keepdims=True), stats.lo.sum(0, keepdims=True), stats.counts.sum(keepdims=True)
@@ -150,11 +150,11 @@ def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
     total.normalise()
     weight = problem.total_weight
     mean = total.sums(problem.grid)[0] / weight
-    offset = float(_row_distances(mean[None], problem.reference[None].astype(np.float64))[0])
+    offset = float(row_distances(mean[None], problem.reference[None].astype(np.float64))[0])
     return max(to_float(problem.scan.spread) / weight - offset, 0.0) / len(mean)
 
 
-def _display_inertia(problem: Problem, stats: ClusterStats, sums: np.ndarray, centroids: np.ndarray) -> float:
+def display_inertia(problem: Problem, stats: ClusterStats, sums: np.ndarray, centroids: np.ndarray) -> float:
     """Inertia against the centroids that made ``stats``, by the identity over sums: cheap, and for display only."""
     reference = problem.reference.astype(np.float64)
     c = centroids.astype(np.float64) - reference
@@ -166,7 +166,7 @@ def _display_inertia(problem: Problem, stats: ClusterStats, sums: np.ndarray, ce
     return max(to_float(problem.scan.spread) - 2.0 * cross + squares, 0.0)
 
 
-def _row_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def row_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """D between rows of equal index, in float64 and in the fixed tree of eight lanes."""
     lanes = np.zeros((8, len(a)))
     for start in range(0, a.shape[1], 8):
