@@ -11,21 +11,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpukm.core.result import FitResult, StopReason
     from gpukm.errors import GpukmError
-    from gpukm.estimator import KMeans
+    from gpukm.estimators import KMeans, MiniBatchKMeans
     from gpukm.functional import assign, kmeans
+    from gpukm.minibatch import minibatch_kmeans
 
     __version__: str
 
 _HOMES = {
     "FitResult": "gpukm.core.result",
     "GpukmError": "gpukm.errors",
-    "KMeans": "gpukm.estimator",
+    "KMeans": "gpukm.estimators",
+    "MiniBatchKMeans": "gpukm.estimators",
     "StopReason": "gpukm.core.result",
     "assign": "gpukm.functional",
     "kmeans": "gpukm.functional",
+    "minibatch_kmeans": "gpukm.minibatch",
 }
 
-__all__ = ["FitResult", "GpukmError", "KMeans", "StopReason", "__version__", "assign", "kmeans"]
+__all__ = [
+    "FitResult",
+    "GpukmError",
+    "KMeans",
+    "MiniBatchKMeans",
+    "StopReason",
+    "__version__",
+    "assign",
+    "kmeans",
+    "minibatch_kmeans",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from gpukm.core.lloyd import Problem
 from gpukm.core.minibatch import NestedState, iterate, on
 from gpukm.core.portions import Portions, portion
 from gpukm.core.result import FitResult, StopReason
+from gpukm.core.stream import HeldBack, StreamState, observe, update
 from gpukm.errors import ConfigError
 from gpukm.functional import (
     INITS,
@@ -27,7 +28,6 @@ from gpukm.functional import (
     resolve_init,
     start_from,
 )
-from gpukm.sources.array import ArraySource
 from gpukm.sources.base import Source
 from gpukm.sources.memory import available_bytes, parse_bytes
 
@@ -111,7 +111,7 @@ def minibatch_iter(
     ----------
     source : array, Arrow or DLPack object, path or Source
     n_clusters : int
-    init : {"auto", "breathing", "k-means++", "k-means||", "random"}, array of shape (n_clusters, n_features) or callable
+    init : {"auto", "breathing", "k-means++", "k-means||", "random"}, array (n_clusters, n_features) or callable
         How ``init_size`` rows give the first centroids. "auto" is "breathing": random rows, improved by breathing
         k-means. A callable gets ``(x, n_clusters, random_state)``.
     n_init : int or "auto"
@@ -167,10 +167,7 @@ def minibatch_iter(
     problem = look_at(
         rows, selection, n_clusters, max_iter, tol, metric, read_rows, memory_limit, 1, spread=not resident
     )
-    method: Init = "breathing" if isinstance(init, str) and init == "auto" else init
-    breathing = isinstance(method, str) and method == "breathing"
-    _, starts = resolve_init("k-means++" if breathing else method, n_init, problem, n_clusters)
-    starts = min(starts, 3) if n_init == "auto" else starts
+    method, starts = _method(init, n_init, problem, n_clusters)
     if resident:
         portions = Portions.resident(rows, seed)
     else:
@@ -256,3 +253,69 @@ def _inertia(sample: Problem, centroids: np.ndarray) -> int:
     shard = sample.shards[0]
     shard.begin(sample.grid)
     return shard.finish(centroids, sample.frame, keep_labels=False).inertia
+
+
+def stream_step(
+    source: Any,
+    n_clusters: int,
+    state: StreamState | None = None,
+    *,
+    init: Init = "auto",
+    n_init: int | str = "auto",
+    half_life: float | None = None,
+    max_move: float | None = None,
+    sample_weight: Any = None,
+    seed: int = 0,
+    metric: str = "euclidean",
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    read_rows: int | None = None,
+) -> tuple[StreamState, tuple[HeldBack, ...]]:
+    """Take more rows of a stream into account, as :func:`gpukm.core.stream.update` describes it.
+
+    Parameters
+    ----------
+    source : array, Arrow or DLPack object, path or Source
+        The new rows.
+    n_clusters : int
+    state : StreamState or None
+        What the call before returned; None makes centroids from the new rows first, by ``init``.
+    half_life, max_move : float or None
+        As :func:`gpukm.core.stream.update` has them; positive, and at least zero.
+
+    Returns
+    -------
+    (StreamState, tuple of HeldBack)
+    """
+    n_clusters = positive("n_clusters", n_clusters)
+    if half_life is not None and not half_life > 0:
+        raise ConfigError(f"half_life is {half_life!r}, expected a number above 0, or None")
+    if max_move is not None and not max_move >= 0:
+        raise ConfigError(f"max_move is {max_move!r}, expected a number >= 0, or None")
+    selection = select(backend, device, threads)
+    rows = as_source(source, sample_weight, metric, selection)
+    least = n_clusters if state is None else 1
+    problem = look_at(rows, selection, least, 1, 0.0, metric, read_rows, None, 1)
+    if state is None:
+        method, starts = _method(init, n_init, problem, n_clusters)
+        state = StreamState.start(_start(problem, method, starts, n_clusters, seed))
+    if state.centroids.shape != (n_clusters, rows.n_features):
+        raise ConfigError(
+            f"the stream has centroids of shape {state.centroids.shape}, expected {(n_clusters, rows.n_features)}; "
+            "go on with the same number of clusters and features"
+        )
+    centroids = np.ascontiguousarray(state.centroids, dtype=rows.dtype)
+    for shard in problem.shards:
+        shard.begin(problem.grid)
+    seen = observe(problem, centroids)
+    return update(state, seen, half_life=half_life, max_move=max_move, spherical=metric == "cosine")
+
+
+def _method(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[Init, int]:
+    """What seeds, and how many starts are tried."""
+    method: Init = "breathing" if isinstance(init, str) and init == "auto" else init
+    if isinstance(method, str) and method == "breathing":
+        return method, 1 if n_init == "auto" else positive("n_init", n_init)
+    method, starts = resolve_init(method, n_init, problem, k)
+    return method, min(starts, 3) if n_init == "auto" else starts

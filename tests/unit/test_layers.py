@@ -14,7 +14,7 @@ import gpukm
 LAYERS = (
     ("cli", "__main__"),
     ("pipeline", "plan", "checkpoint"),
-    ("functional", "estimator", "snapshots", "reports", "config"),
+    ("functional", "minibatch", "stream", "estimators", "snapshots", "reports", "config"),
     ("core", "executors", "sources", "preprocessing"),
     ("backends",),
 )
