@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -46,7 +47,8 @@ class MiniBatchKMeans(CentroidEstimator):
         ``fit`` stops once the inertia is estimated to be no more than this share above the one that all rows and all
         further steps would reach; zero goes on to all rows, until no centroid moves.
     init_size : int or None
-        Rows that ``init`` sees, at least ``n_clusters``; None takes those of the first batch.
+        Rows that ``init`` sees; None takes those of the first batch. Below ``n_clusters`` it is three times that, with
+        a warning.
     n_init : int or "auto", default="auto"
         Starts to try; "auto" tries one, or three when ``init`` is random or callable.
     half_life : float or None
@@ -158,6 +160,7 @@ class MiniBatchKMeans(CentroidEstimator):
         source, weight = self._checked(X, sample_weight)
         init, starts = self._checked_init(1 if self.n_init == "auto" else int(self.n_init))
         result = self._run(source, weight, init, "auto" if self.n_init == "auto" else starts)
+        self._n_init = result.n_init
         self._take_over(result)
         if self.compute_labels:
             self.labels_ = result.labels
@@ -246,6 +249,18 @@ class MiniBatchKMeans(CentroidEstimator):
         self.n_features_in_ = state.centroids.shape[1]
         self._n_features_out = len(state.centroids)
 
+    def _checked_init_size(self) -> int | None:
+        """Enough rows to make the centroids from; the words are scikit-learn's."""
+        if self.init_size is None or self.init_size >= self.n_clusters:
+            return self.init_size
+        warnings.warn(
+            f"init_size={self.init_size} should be larger than n_clusters={self.n_clusters}. "
+            f"Setting it to {3 * self.n_clusters}.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return 3 * self.n_clusters
+
     def _run(self, source: Any, sample_weight: Any, init: Any, n_init: int | str) -> FitResult:
         """Drive the fit, and print its steps."""
         steps = minibatch_iter(
@@ -254,7 +269,7 @@ class MiniBatchKMeans(CentroidEstimator):
             init=init,
             n_init=n_init,
             batch_size=self.batch_size,
-            init_size=self.init_size,
+            init_size=self._checked_init_size(),
             max_iter=self.max_iter,
             tol=self.tol,
             max_excess=self.max_excess,
