@@ -162,9 +162,11 @@ def _rest(gain: float, before: float) -> float:
 
 
 def _grown(problem: Problem, batch: Problem, portions: Portions) -> Problem:
-    """The batch and as many rows again; or all rows where they are, once copies come to half of those in memory."""
+    """The batch and as many rows again, up to half of all; then all rows, those in memory where they are."""
     rows, resident = batch.scan.n_positive, problem.shards[0].resident
-    end = min(2 * rows, portions.available // 2 if resident else portions.available)
+    end = min(2 * rows, problem.scan.n_positive // 2, portions.available)
+    if end <= rows and portions.available == problem.scan.n_positive and not resident:
+        end = portions.available
     if end > rows:
         shard = portion(problem, portions.take(rows, end))
         scan = batch.scan.merge(shard.scan(problem.reference))

@@ -17,6 +17,7 @@ from gpukm.pipeline.content import content_of, provenance_of
 from gpukm.pipeline.files import check_writable
 from gpukm.pipeline.fitting import fit_with_checkpoints
 from gpukm.pipeline.inputs import model_name, open_input, preprocessing_of
+from gpukm.pipeline.minibatch import fit_minibatch
 from gpukm.pipeline.progress import Progress, Watched
 from gpukm.pipeline.reading import Reading, read
 from gpukm.plan import TrainPlan, human_bytes, plan
@@ -124,9 +125,12 @@ def train(
         )
     rows: Source = reading.held.packed() if reading.held else Watched(Prefetch(prepared), progress)
     with clock.stage("fit", progress, "seeding"):
-        result, resumed_from = fit_with_checkpoints(
-            rows, settings, semantic_settings(settings), reading, planned, resume=resume, progress=progress
-        )
+        if settings.algorithm == "minibatch":
+            result, resumed_from = fit_minibatch(rows, settings, reading, planned, progress), 0
+        else:
+            result, resumed_from = fit_with_checkpoints(
+                rows, settings, semantic_settings(settings), reading, planned, resume=resume, progress=progress
+            )
     whole: Source = reading.held or Prefetch(prepared)
     with clock.stage("summarize", progress, "summarizing", reading.n_rows):
         content = content_of(whole, result, fitted, reading, settings, selection, planned.batch_rows, progress)
