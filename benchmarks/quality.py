@@ -4,9 +4,9 @@ Usage: python benchmarks/quality.py [--repeats 3] [--threads 2] [--shapes 100000
 
 The mark is the inertia that Lloyd's algorithm converges to on all rows (gpukm's KMeans, k-means++, tol=0). Each
 contender runs with several settings, from cheap to thorough, each with a new seed a repeat; all make centroids and no
-labels. A setting counts when the median of its inertia on all rows, computed in float64 by an implementation that is none
-of the contenders', is at most 1.01 times the mark. The table shows medians; a contender's time is that of its fastest
-setting that counts. Contenders take turns, and a first round warms up.
+labels. A setting counts when the median of its inertia on all rows is at most 1.01 times the mark; inertia is computed
+in float64 by an implementation that is none of the contenders'. The table shows medians; a contender's time is that of
+its fastest setting that counts. Contenders take turns, and a first round warms up.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,6 @@ FIRST_ROWS = 64
 _LEAST_ROWS = 1024
 #: Rows are worth holding up to so many times those that the allowed excess calls for.
 _SPARE = 4
-
-
-@dataclass(frozen=True)
-class MiniBatchProgress:
-    """Where a fit is: the state of its loop."""
-
-    state: NestedState
 
 
 def minibatch_kmeans(source: Any, n_clusters: int, **settings: Any) -> FitResult:
@@ -99,8 +92,8 @@ def minibatch_iter(
     threads: int | None = None,
     compute_labels: bool = True,
     keep_labels: bool = True,
-) -> Generator[MiniBatchProgress, None, FitResult]:
-    """Fit step by step: yields a :class:`MiniBatchProgress` a step and returns the :class:`FitResult`.
+) -> Generator[NestedState, None, FitResult]:
+    """Fit step by step: yields a :class:`~gpukm.core.minibatch.NestedState` a step and returns the :class:`FitResult`.
 
     Rows come in a random order that depends on ``seed``. A source in memory is copied from, until a batch holds half
     of it; from then on all rows are used where they are. A source that is read in batches is read once to check
@@ -183,7 +176,7 @@ def minibatch_iter(
     for state in iterate(problem, portions, first, centroids, max_excess=max_excess):
         history.append(state.record)
         scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
-        yield MiniBatchProgress(state)
+        yield state
     if compute_labels:
         result = finish(problem, state.centroids, tuple(history), state.stop or StopReason.MAX_ITER, keep_labels)
     else:

@@ -282,7 +282,7 @@ class MiniBatchKMeans(CentroidEstimator):
         )
         while True:
             try:
-                state = next(steps).state
+                state = next(steps)
             except StopIteration as end:
                 result: FitResult = end.value
                 return result

@@ -42,7 +42,7 @@ def fit_minibatch(
     batch = 0
     while True:
         try:
-            state = next(steps).state
+            state = next(steps)
         except StopIteration as end:
             result: FitResult = end.value
             return result

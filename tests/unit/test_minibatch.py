@@ -36,7 +36,7 @@ def states(x, k, **settings):
     steps, found = minibatch_iter(x, k, **settings), []
     while True:
         try:
-            found.append(next(steps).state)
+            found.append(next(steps))
         except StopIteration as end:
             return found, end.value
 
@@ -71,6 +71,32 @@ def test_batches_are_nested_and_double():
         assert after.counts.sum() == after.batch_rows
         assert new <= after.record.n_moved < new + after.batch_rows // 4
     assert result.n_iter == len(found) == len(result.history)
+
+
+def test_the_estimated_excess_is_what_is_found():
+    """At the last step of each batch, in the mean of some seeds: within a third of the truth."""
+    estimated, measured = [], []
+    x = mixture(40_000)
+    for seed in range(6):
+        found, _ = states(x, 12, seed=seed, max_excess=2e-3)
+        least = kmeans(x, 12, init=found[-1].centroids, tol=0).inertia
+        for state, after in pairwise(found):
+            if after.batch_rows > state.batch_rows:
+                estimated.append(state.excess)
+                measured.append(true_inertia(x, state.centroids)[1] / least - 1)
+    assert len(estimated) >= 12
+    assert 2 / 3 < np.mean(estimated) / np.mean(measured) < 3 / 2
+
+
+def test_a_small_cluster_of_wide_spread_asks_for_more_rows():
+    """One row in a hundred makes nearly all of the inertia, so the average row tells too little of the noise."""
+    rng = np.random.default_rng(0)
+    rare = rng.random(60_000) < 0.01
+    x = np.where(rare[:, None], 1000 + 10 * rng.normal(size=(60_000, 3)), 0.1 * rng.normal(size=(60_000, 3)))
+    found, result = states(x, 2, max_excess=0.01)
+    assert result.stop is StopReason.EXCESS
+    # 0.01 of the inertia is a hundred rows of the rare cluster, and these are ten thousand rows.
+    assert 8192 <= found[-1].batch_rows <= 16384
 
 
 def test_zero_excess_goes_on_to_the_fixed_point_of_all_rows():

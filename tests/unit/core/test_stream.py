@@ -52,6 +52,27 @@ def test_the_spread_of_the_evidence_is_what_its_rows_have_about_the_centroid():
         np.testing.assert_allclose(state.squares[j], d[d.argmin(1) == j, j].sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("max_move", [None, 0.1])
+def test_the_spread_follows_the_centroid_wherever_it_moves(max_move):
+    """With one cluster all rows are its own, so their squared distances to where it is now are known."""
+    parts = [np.random.default_rng(i).normal(loc=4.0 * i, size=(200, 2)) for i in range(4)]
+    state = None
+    for part in parts:
+        state, _ = stream_step(part, 1, state, max_move=max_move)
+    moves = max_move is None
+    assert state.n_held_back.tolist() == [0 if moves else 3]
+    if moves:
+        rows = np.concatenate(parts)
+        np.testing.assert_allclose(state.means[0], rows.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(state.squares[0], ((rows - state.means[0]) ** 2).sum(), rtol=1e-6)
+    # Held back, the old evidence stands for itself at the old place, and only the new rows are where they are.
+    before, _ = stream_step(parts[0], 1)
+    after, _ = stream_step(parts[1], 1, before, max_move=max_move)
+    old = before.squares[0] + 200 * ((after.means[0] - before.means[0]) ** 2).sum()
+    new = ((parts[1] - after.means[0]) ** 2).sum()
+    np.testing.assert_allclose(after.squares[0], old + new, rtol=1e-6)
+
+
 def test_the_half_life_is_the_new_weight_after_which_evidence_counts_half():
     state = StreamState.start(np.zeros((2, 1)))
     state, _ = update(state, seen([[0], [80]], [8, 8]), half_life=None, max_move=None)

@@ -27,7 +27,7 @@ def test_fit_is_the_functions_result():
 def sum_of_batches(x):
     from gpukm.minibatch import minibatch_iter
 
-    return sum(p.state.n_scored for p in minibatch_iter(x, 6, seed=3))
+    return sum(state.n_scored for state in minibatch_iter(x, 6, seed=3))
 
 
 def test_without_labels():
