@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from gpukm.core.batch import BatchedResult
     from gpukm.core.result import FitResult, StopReason
     from gpukm.errors import GpukmError
-    from gpukm.estimator import KMeans
+    from gpukm.estimators import KMeans, MiniBatchKMeans
     from gpukm.functional import assign, kmeans
+    from gpukm.minibatch import minibatch_kmeans
 
     __version__: str
 
@@ -22,11 +23,13 @@ _HOMES = {
     "BatchedResult": "gpukm.core.batch",
     "FitResult": "gpukm.core.result",
     "GpukmError": "gpukm.errors",
-    "KMeans": "gpukm.estimator",
+    "KMeans": "gpukm.estimators",
+    "MiniBatchKMeans": "gpukm.estimators",
     "StopReason": "gpukm.core.result",
     "assign": "gpukm.functional",
     "kmeans": "gpukm.functional",
     "kmeans_batched": "gpukm.batched",
+    "minibatch_kmeans": "gpukm.minibatch",
 }
 
 __all__ = [
@@ -34,11 +37,13 @@ __all__ = [
     "FitResult",
     "GpukmError",
     "KMeans",
+    "MiniBatchKMeans",
     "StopReason",
     "__version__",
     "assign",
     "kmeans",
     "kmeans_batched",
+    "minibatch_kmeans",
 ]
 
 

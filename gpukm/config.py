@@ -70,7 +70,12 @@ class Settings(BaseModel):
     one_hot: Names = Field((), description="columns of categories to expand into indicators")
     step: Steps = Field((), description="preprocessing steps in order, such as log1p:delay or standardize")
     dtype: Literal["auto", "float32", "float64"] = Field("auto", description="type of the prepared numbers")
-    init: Literal["auto", "k-means++", "k-means||", "random"] = Field("auto", description="seeding method")
+    algorithm: Literal["lloyd", "minibatch"] = Field("lloyd", description="all rows in every step, or few that double")
+    batch_size: Positive | None = Field(None, description="minibatch: rows of the first batch; by default 64 a cluster")
+    max_excess: float | None = Field(
+        None, ge=0, description="minibatch: stop when the inertia is estimated to be this share too high (0.001)"
+    )
+    init: Literal["auto", "breathing", "k-means++", "k-means||", "random"] = Field("auto", description="seeding method")
     n_init: Positive | Literal["auto"] = Field("auto", description="starts to make; the best one wins")
     max_iter: Positive = Field(300, description="iterations at most")
     tol: float = Field(1e-4, ge=0, description="stop when centroids move less, relative to the mean variance")
@@ -98,6 +103,14 @@ class Settings(BaseModel):
         both = sorted(set(self.columns) & set(self.id_column))
         if both:
             raise ValueError(f"column {both[0]!r} is an id column and cannot be clustered too")
+        if self.algorithm == "minibatch" and self.checkpoint is not None:
+            raise ValueError("a fit with algorithm 'minibatch' saves no checkpoint; leave out one of the two")
+        if self.algorithm == "lloyd":
+            given = [name for name in ("batch_size", "max_excess") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"{given[0]} needs algorithm 'minibatch'; set that, or leave {given[0]} out")
+            if self.init == "breathing":
+                raise ValueError("init 'breathing' needs algorithm 'minibatch'; set that, or another init")
         return self
 
 

@@ -158,13 +158,13 @@ def fit_iter(
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
     selection = select(backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
-    problem = _problem(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
-    method, starts = _resolve_init(init, n_init, problem, n_clusters)
+    problem = look_at(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
+    method, starts = resolve_init(init, n_init, problem, n_clusters)
     best = resume.best if resume else None
     for start in range(resume.init if resume else 0, starts):
         start_seed = seed if start == 0 else int(rng.raw(seed, rng.Purpose.RESTART, start, 1)[0])
         history = list(resume.history) if resume else []
-        centroids = resume.centroids if resume else _seed(problem, method, n_clusters, start_seed, rows)
+        centroids = resume.centroids if resume else start_from(problem, method, n_clusters, start_seed, rows)
         resume = None
         centroids = np.ascontiguousarray(centroids, dtype=problem.dtype)
         scored = rechecked = 0
@@ -175,7 +175,7 @@ def fit_iter(
             scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
             stop = state.stop or stop
             yield FitProgress(start, starts, state, best and replace(best, labels=None))
-        result = _finish(problem, centroids, tuple(history), stop, keep_labels)
+        result = finish(problem, centroids, tuple(history), stop, keep_labels)
         result = replace(
             result,
             n_init=starts,
@@ -191,7 +191,7 @@ def fit_iter(
         best,
         backend=selection.backend.name,
         rejected=selection.rejected,
-        warnings=_doubts(problem, best),
+        warnings=doubts_of(problem, best),
         settings={
             "n_clusters": n_clusters,
             "init": name,
@@ -207,8 +207,8 @@ def fit_iter(
 
 def check_rules(n_clusters: Any, max_iter: Any, tol: float, metric: str, precision: str) -> tuple[int, int]:
     """Refuse what no fit can work with; the two integers as such."""
-    n_clusters = _positive("n_clusters", n_clusters)
-    max_iter = _positive("max_iter", max_iter)
+    n_clusters = positive("n_clusters", n_clusters)
+    max_iter = positive("max_iter", max_iter)
     if not tol >= 0:
         raise ConfigError(f"tol is {tol!r}, expected a number >= 0")
     if metric not in ("euclidean", "cosine"):
@@ -319,7 +319,7 @@ def as_source(
     return NormalizedSource(rows, selection.backend) if metric == "cosine" else rows
 
 
-def _problem(
+def look_at(
     rows: Source,
     selection: Selection,
     n_clusters: int,
@@ -329,8 +329,9 @@ def _problem(
     batch_size: int | None,
     memory_limit: int | str | None,
     n_shards: int,
+    spread: bool = True,
 ) -> Problem:
-    """Cut the source into shards and look at every row once."""
+    """Cut the source into shards and look at every row once; ``spread`` as in :meth:`Shard.scan`."""
     from gpukm.sources.memory import available_bytes, batch_rows, parse_bytes
 
     if batch_size is None:
@@ -339,7 +340,7 @@ def _problem(
         centroid_bytes = n_clusters * rows.n_features * (4 * rows.dtype.itemsize + 64)
         batch_size = batch_rows(limit, row_bytes, centroid_bytes)
     else:
-        batch_size = _positive("batch_size", batch_size)
+        batch_size = positive("batch_size", batch_size)
     executor = LocalExecutor()
     n_rows = rows.n_rows
     cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
@@ -348,7 +349,7 @@ def _problem(
         for start, stop in zip(cuts, [*cuts[1:], n_rows], strict=True)
     ]
     reference = _reference(rows)
-    scan: Scan = executor.map_reduce(lambda shard: shard.scan(reference), shards, Scan.merge)
+    scan: Scan = executor.map_reduce(lambda shard: shard.scan(reference, spread=spread), shards, Scan.merge)
     if scan.n_samples == 0:
         raise DataError("the data has no rows; expected at least one")
     if scan.n_samples < n_clusters:
@@ -400,7 +401,7 @@ def _frame_of(centroids: np.ndarray, rows: Source) -> Frame:
     return Frame(center, float(np.abs(centroids - center).max()))
 
 
-def _resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[Init, int]:
+def resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[Init, int]:
     """Settle which method seeds and how many starts are made."""
     if isinstance(init, str):
         if init not in INITS:
@@ -417,7 +418,7 @@ def count_starts(init: Init, n_init: int | str) -> int:
     if n_init == "auto":
         starts = 10 if callable(init) or (isinstance(init, str) and init == "random") else 1
     else:
-        starts = _positive("n_init", n_init)
+        starts = positive("n_init", n_init)
     return 1 if isinstance(init, np.ndarray) else starts
 
 
@@ -438,7 +439,7 @@ def _check_start(centers: np.ndarray, k: int, n_features: int) -> np.ndarray:
     return centers
 
 
-def _seed(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.ndarray:
+def start_from(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.ndarray:
     """Starting centroids of one start."""
     if isinstance(init, np.ndarray):
         return init
@@ -459,7 +460,7 @@ def _seed(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.n
     return kmeans_plus_plus(problem, k, seed)
 
 
-def _finish(
+def finish(
     problem: Problem, centroids: np.ndarray, history: tuple[IterationRecord, ...], stop: StopReason, keep_labels: bool
 ) -> FitResult:
     """Label against the final centroids."""
@@ -483,7 +484,7 @@ def _finish(
     )
 
 
-def _doubts(problem: Problem, result: FitResult) -> tuple[str, ...]:
+def doubts_of(problem: Problem, result: FitResult) -> tuple[str, ...]:
     """What is only doubtful in the data."""
     constant = np.flatnonzero(problem.scan.minimum == problem.scan.maximum)
     return doubts(constant, problem.shards[0].source.names, result.counts)
@@ -515,7 +516,7 @@ def _check_centroids(centroids: np.ndarray, rows: Source) -> np.ndarray:
     return np.ascontiguousarray(centroids, dtype=rows.dtype)
 
 
-def _positive(name: str, value: Any) -> int:
+def positive(name: str, value: Any) -> int:
     """An integer of at least one."""
     try:
         number = operator.index(value)

@@ -76,6 +76,7 @@ class TrainPlan:
     flop_per_iteration : float or None
         Dense work of one pass over all rows and centroids, 2 N D K; bounds may save most of it.
     notes : tuple of str
+    algorithm : str
     """
 
     source: str
@@ -92,6 +93,7 @@ class TrainPlan:
     passes: tuple[Passes, ...]
     flop_per_iteration: float | None
     notes: tuple[str, ...] = ()
+    algorithm: str = "lloyd"
 
     @property
     def file_passes(self) -> int:
@@ -123,7 +125,7 @@ def plan(
     n_features : int or None
         Width of the prepared rows where it is known already.
     """
-    from gpukm.backends.cpu import group_count
+    from gpukm.backends.cpu import bounds_bytes
     from gpukm.preprocessing.columns import read_dtype, resolve
     from gpukm.sources.memory import available_bytes, batch_rows
 
@@ -141,8 +143,10 @@ def plan(
     row_bytes = width * dtype.itemsize
     centroid_bytes = k * width * (4 * dtype.itemsize + 64)
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
-    groups = group_count(row_bytes, k)
-    held_bytes = row_bytes + _ROW_STATE_BYTES + (4 * (groups + 1) if groups > 1 else 0)
+    held_bytes = row_bytes + _ROW_STATE_BYTES + bounds_bytes(row_bytes, k)
+    minibatch = settings.algorithm == "minibatch"
+    # Mini-batches copy up to half of the rows, and keep a number a row for their order.
+    held_bytes += row_bytes // 2 + 8 if minibatch else 0
     hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes) // held_bytes
     if n_rows is None:
         hold_rows //= 3  # a matrix that grows is copied into one of twice the size
@@ -151,6 +155,8 @@ def plan(
     if n_rows is None:
         notes.append("the number of rows is known only after a pass; the plan is for rows that are streamed")
     kept_bytes = n_rows * held_bytes if resident and n_rows is not None else 0
+    if minibatch and not resident:
+        kept_bytes = limit // 8 if n_rows is None else min(limit // 8, n_rows * (row_bytes + 8))
     memory = used + kept_bytes + centroid_bytes + _batch_bytes(batch, row_bytes)
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
@@ -169,6 +175,7 @@ def plan(
         passes=_passes(settings, preprocessing, n_rows, k, resident),
         flop_per_iteration=None if n_rows is None or n_features is None else 2.0 * n_rows * n_features * k,
         notes=tuple(notes),
+        algorithm=settings.algorithm,
     )
 
 
@@ -177,16 +184,20 @@ def _passes(
 ) -> tuple[Passes, ...]:
     """Passes in the order they are made."""
     later = "memory" if resident else "file"
+    minibatch = settings.algorithm == "minibatch"
     parallel = settings.init == "k-means||" or (settings.init == "auto" and (n_rows is None or n_rows > _AUTO_ROWS))
     # A step of seeding lowers distances and fetches rows; k-means++ weighs candidates too, k-means|| once, at its end.
     seeding = 1 if settings.init == "random" else 2 * 5 + 3 if parallel else 3 * (k - 1) + 1
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
+    if minibatch:
+        # Centroids start from the first batch; one pass takes it from rows that are not in memory.
+        starts, seeding = 1, 0 if resident else 1
     fitting = sum(_FITTING_PASSES.get(step.kind, 0) for step in preprocessing.steps)
     found = (
         Passes("fit preprocessing", 1 + fitting, any(step.kind == "robust" for step in preprocessing.steps), "file"),
         Passes("read and fingerprint", 1, False, "file"),
         Passes("check and scan", 1, False, later),
-        Passes("seed", starts * seeding, True, later),
+        Passes("hold a sample" if minibatch else "seed", starts * seeding, not minibatch, later),
         Passes("iterate", starts * settings.max_iter, True, later),
         Passes("label", starts, False, later),
         Passes("summarize", 2, True, later),

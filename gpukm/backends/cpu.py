@@ -192,9 +192,15 @@ class CpuBackend(Backend):
 
 
 def group_count(row_bytes: int, n_clusters: int) -> int:
-    """Groups to keep bounds for; their memory, four bytes a row and group, stays within that of the rows or 32 bytes."""
+    """Groups to keep bounds for: their memory stays within that of the rows, or 32 bytes a row where that is more."""
     groups = max(min(n_clusters // _LEAST_GROUP_SIZE, _FEW_GROUPS), n_clusters // _GROUP_SIZE)
-    return max(min(groups, max(row_bytes // 4, 8)), 1)
+    return max(min(groups, max(row_bytes // 4 // 8 * 8, 8)), 1)
+
+
+def bounds_bytes(row_bytes: int, n_clusters: int) -> int:
+    """Bytes of bounds a row: one number a group, groups rounded up to eight, and two more; none without groups."""
+    groups = group_count(row_bytes, n_clusters)
+    return 4 * (-(-groups // 8) * 8 + 2) if groups > 1 else 0
 
 
 def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:

@@ -9,12 +9,15 @@ import typer
 from gpukm.cli._io import output, table
 from gpukm.cli._options import BatchRows, ConfigFile, Json, MemoryLimit, given
 from gpukm.cli.train import (
+    Algorithm,
+    BatchSize,
     Clusters,
     Columns,
     Dtype,
     Exclude,
     IdColumn,
     Init,
+    MaxExcess,
     MaxIter,
     NInit,
     NullPolicy,
@@ -40,6 +43,9 @@ def plan(
     one_hot: OneHot = None,
     step: Step = None,
     dtype: Dtype = None,
+    algorithm: Algorithm = None,
+    batch_size: BatchSize = None,
+    max_excess: MaxExcess = None,
     init: Init = None,
     n_init: NInit = None,
     max_iter: MaxIter = None,
@@ -78,6 +84,7 @@ def _render(planned: TrainPlan) -> str:
         ("rows", rows),
         ("features", str(planned.n_features or "unknown")),
         ("clusters", str(planned.n_clusters)),
+        ("algorithm", planned.algorithm),
         ("prepared", f"{human_bytes(planned.data_bytes)} of {planned.dtype}, {where}"),
         ("memory", f"{human_bytes(planned.memory_bytes)} of {human_bytes(planned.memory_limit_bytes)} allowed"),
         ("batches", f"{planned.batch_rows:,} rows"),

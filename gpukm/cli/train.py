@@ -57,8 +57,25 @@ Step = Annotated[
     ),
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", metavar="TYPE", help="auto, float32 or float64 (default: auto).")]
+Algorithm = Annotated[
+    str | None,
+    typer.Option("--algorithm", metavar="NAME", help="lloyd, or minibatch for huge data (default: lloyd)."),
+]
+BatchSize = Annotated[
+    str | None,
+    typer.Option("--batch-size", metavar="N", help="minibatch: rows of the first batch (default: 64 a cluster)."),
+]
+MaxExcess = Annotated[
+    str | None,
+    typer.Option(
+        "--max-excess", metavar="X", help="minibatch: stop at an inertia estimated so much too high (default: 0.001)."
+    ),
+]
 Init = Annotated[
-    str | None, typer.Option("--init", metavar="METHOD", help="auto, k-means++, k-means|| or random (default: auto).")
+    str | None,
+    typer.Option(
+        "--init", metavar="METHOD", help="auto, k-means++, k-means||, random; minibatch: breathing (default: auto)."
+    ),
 ]
 NInit = Annotated[
     str | None, typer.Option("--n-init", metavar="N", help="Starts to make; the best wins (default: auto).")
@@ -89,6 +106,9 @@ def train(
     one_hot: OneHot = None,
     step: Step = None,
     dtype: Dtype = None,
+    algorithm: Algorithm = None,
+    batch_size: BatchSize = None,
+    max_excess: MaxExcess = None,
     init: Init = None,
     n_init: NInit = None,
     max_iter: MaxIter = None,

@@ -86,14 +86,13 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             Step.merge,
         )
         stats = step.stats
-        updated, shifts, gains = _advance(problem, stats, centroids)
-        # By an identity over sums: cheap, and for display only. Folded, for the history is part of a snapshot.
-        inertia = max(to_float(problem.scan.spread) + fold(gains), 0.0)
+        updated, shifts, gains = advance(problem, stats, centroids)
+        inertia = display_inertia(problem, gains)
         if tolerance is None:
-            tolerance = problem.tol * _mean_variance(problem, stats)
-        n_empty = _fill_empty(problem, stats, centroids)
+            tolerance = problem.tol * mean_variance(problem, stats)
+        n_empty = fill_empty(problem, stats, centroids)
         if n_empty:
-            updated, shifts, _ = _advance(problem, stats, centroids)
+            updated, shifts, _ = advance(problem, stats, centroids)
         shift = fold(shifts)
         record = IterationRecord(iteration, inertia, shift, step.n_moved, n_empty)
         stop = None
@@ -109,7 +108,7 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             return
 
 
-def _fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
+def fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
     """Give empty clusters, in ascending order, the rows farthest from their centroids; return how many were empty."""
     without_centre = stats.weights(problem.grid) <= 0
     if problem.spherical:
@@ -129,9 +128,7 @@ def _fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) ->
     return n
 
 
-def _advance(
-    problem: Problem, stats: ClusterStats, centroids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def advance(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Next centroids, their squared shifts, and the gains of :meth:`Backend.means`, each of length n_clusters."""
     backend = problem.shards[0].backend
     updated, shifts, gains = backend.means(stats, problem.grid, centroids, problem.reference.astype(np.float64))
@@ -139,6 +136,12 @@ def _advance(
         updated = _directions(problem, stats, centroids)
         shifts = row_distances(updated, centroids)
     return updated, shifts, gains
+
+
+def display_inertia(problem: Problem, gains: np.ndarray) -> float:
+    """Inertia from what clusters gained on the spread: cheap, and for display only, since large terms cancel."""
+    # Folded, not left to a library's order of summation: the history is part of a snapshot.
+    return max(to_float(problem.scan.spread) + fold(gains), 0.0)
 
 
 def _directions(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> np.ndarray:
@@ -151,7 +154,7 @@ def _directions(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> 
     return np.where(used, mean.astype(problem.dtype), previous)
 
 
-def _mean_variance(problem: Problem, stats: ClusterStats) -> float:
+def mean_variance(problem: Problem, stats: ClusterStats) -> float:
     """Mean over features of the weighted variance, from order-free totals."""
     total = ClusterStats(
         stats.hi.sum(0, keepdims=True), stats.lo.sum(0, keepdims=True), stats.counts.sum(keepdims=True)

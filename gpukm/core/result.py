@@ -15,6 +15,7 @@ class StopReason(Enum):
     CONVERGED = "no centroid changed"
     TOLERANCE = "the centroids moved less than the tolerance"
     MAX_ITER = "the iteration limit was reached"
+    EXCESS = "more rows or steps are expected to lower the inertia by less than the excess allowed"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ class Purpose(IntEnum):
     RECLUSTER = 4
     SAMPLE = 5
     RESTART = 6
+    PORTION = 7
+    BREATH = 8
     PROBLEM = 10
 
 

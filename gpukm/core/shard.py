@@ -206,8 +206,8 @@ class Shard:
                 "train on a copy that nobody writes to"
             )
 
-    def scan(self, reference: np.ndarray) -> Scan:
-        """Look at every row once: counts, range, weights, finiteness."""
+    def scan(self, reference: np.ndarray, *, spread: bool = True) -> Scan:
+        """Look at every row once: counts, range, weights, finiteness; without ``spread`` that one is left zero."""
         scan: Scan | None = None
         x = self.source.array()
         weight = self.source.weights()
@@ -219,7 +219,7 @@ class Shard:
             batches = self.source.batches(self.batch_rows, self.start, self.stop)
             pieces = ((b.x, b.weight, b.first_row, b.n_rows) for b in batches)
         for x, w, first, n_rows in pieces:
-            part = self._scan_block(x, w, first, n_rows, reference)
+            part = self._scan_block(x, w, first, n_rows, reference, spread)
             if w is not None and not self.resident:
                 if scan is None:
                     self._weights = RowState(0, np.float64, True, 0.0)
@@ -228,11 +228,14 @@ class Shard:
                 self._weights.write(slice(done, done + len(w)), w)
             scan = part if scan is None else scan.merge(part)
         if scan is None:
-            scan = self._scan_block(np.empty((0, self.source.n_features), self.source.dtype), None, 0, 0, reference)
+            empty = np.empty((0, self.source.n_features), self.source.dtype)
+            scan = self._scan_block(empty, None, 0, 0, reference, spread)
         self.n_samples, self.n_rows = scan.n_samples, scan.n_rows
         return scan
 
-    def _scan_block(self, x: np.ndarray, w: np.ndarray | None, first: int, n_rows: int, reference: np.ndarray) -> Scan:
+    def _scan_block(
+        self, x: np.ndarray, w: np.ndarray | None, first: int, n_rows: int, reference: np.ndarray, spread: bool
+    ) -> Scan:
         """Scan one block."""
         d = self.source.n_features
         used = x if w is None or not (w == 0).any() else x[w > 0]
@@ -251,7 +254,7 @@ class Shard:
             minimum,
             maximum,
             len(x) << 1126 if w is None else int(exact_sum(w)),  # type: ignore[arg-type]
-            self.backend.total(x, w, reference[None], None),
+            self.backend.total(x, w, reference[None], None) if spread else 0,
             used[:: max(1, len(used) // _SAMPLE_ROWS)][:_SAMPLE_ROWS].astype(np.float64),
         )
 

@@ -115,6 +115,10 @@ def train_groups(
         raise ConfigError("the number of clusters is missing; give it with -k N")
     if small_groups not in SMALL_GROUPS:
         raise ConfigError(f"--small-groups is {small_groups!r}, expected one of {', '.join(SMALL_GROUPS)}")
+    if settings.algorithm != "lloyd":
+        raise ConfigError(
+            f"--algorithm is {settings.algorithm}, and --group-by clusters with lloyd only; drop one of them"
+        )
     if settings.checkpoint is not None:
         raise ConfigError("--checkpoint saves the state of one fit; leave it out with --group-by")
     if by in (*settings.columns, *settings.one_hot, settings.weight_column):

@@ -17,6 +17,7 @@ from gpukm.pipeline.content import content_of, provenance_of
 from gpukm.pipeline.files import check_writable
 from gpukm.pipeline.fitting import fit_with_checkpoints
 from gpukm.pipeline.inputs import model_name, open_input, preprocessing_of
+from gpukm.pipeline.minibatch import fit_minibatch
 from gpukm.pipeline.progress import Progress, Watched
 from gpukm.pipeline.reading import Reading, read
 from gpukm.plan import TrainPlan, human_bytes, plan
@@ -121,9 +122,18 @@ def train(
         )
     rows: Source = ready.reading.held.packed() if ready.reading.held else Watched(Prefetch(ready.prepared), progress)
     with clock.stage("fit", progress, "seeding"):
-        result, resumed_from = fit_with_checkpoints(
-            rows, settings, semantic_settings(settings), ready.reading, ready.planned, resume=resume, progress=progress
-        )
+        if settings.algorithm == "minibatch":
+            result, resumed_from = fit_minibatch(rows, settings, ready.reading, ready.planned, progress), 0
+        else:
+            result, resumed_from = fit_with_checkpoints(
+                rows,
+                settings,
+                semantic_settings(settings),
+                ready.reading,
+                ready.planned,
+                resume=resume,
+                progress=progress,
+            )
     outcome = publish(store, model, ready, result, settings, selection, clock, progress, resumed_from=resumed_from)
     progress.close()
     if settings.checkpoint is not None:

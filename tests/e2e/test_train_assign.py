@@ -69,6 +69,31 @@ def test_the_same_data_and_settings_give_the_same_id(gpukm: Gpukm, data: Path) -
     assert other["id"] != first["id"]
 
 
+def test_mini_batches_train_a_snapshot_that_says_so(gpukm: Gpukm, data: Path, tmp_path: Path) -> None:
+    pq.write_table(example(9000), data, row_group_size=2000)
+    train = (*TRAIN, "--algorithm", "minibatch", "--max-excess", "0.01")
+    first = gpukm(*train, "--json", "--report", "r.html")
+    assert first.code == 0, first.err
+    assert first.data["stop"] == "excess" and sum(first.data["counts"]) == 9000
+    shown = gpukm("snapshots", "show", "flights", "--json").data
+    settings = shown["manifest"]["settings"]
+    assert (settings["algorithm"], settings["max_excess"], settings["init"]) == ("minibatch", 0.01, "breathing")
+    assert "minibatch" in (tmp_path / "r.html").read_text()
+    for more in ((), STREAMED, ("--threads", "1")):
+        assert gpukm(*train, "--json", *more).data["id"] == first.data["id"], more
+    other = gpukm(*train, "--json", "--batch-size", "100").data
+    assert other["id"] != first.data["id"]
+    assert (
+        gpukm("plan", "flights.parquet", "-k", "4", "--algorithm", "minibatch", "--json").data["algorithm"]
+        == "minibatch"
+    )
+    assert gpukm("assign", "flights.parquet", "--out", "out.parquet", "--json").data["counts"] == other["counts"]
+    done = gpukm(*train, "--checkpoint", "c")
+    assert done.code == 2 and "saves no checkpoint" in done.err
+    done = gpukm(*TRAIN, "--max-excess", "0.1")
+    assert done.code == 2 and "max_excess needs algorithm 'minibatch'" in done.err
+
+
 def test_missing_values_are_dropped_by_policy(gpukm: Gpukm, tmp_path: Path) -> None:
     pq.write_table(example(9000), tmp_path / "flights.parquet")
     train = ("train", "flights.parquet", "-k", "4", "--columns", "delay,gappy", "--null-policy", "drop")

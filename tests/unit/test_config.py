@@ -122,3 +122,19 @@ def test_every_setting_says_what_it_means_and_has_an_origin() -> None:
 def test_settings_that_decide_the_result_are_told_apart() -> None:
     assert "seed" in SEMANTIC and "precision" in SEMANTIC
     assert not {"store", "backend", "threads", "memory_limit", "batch_rows", "checkpoint"} & set(SEMANTIC)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"batch_size": 10}, "batch_size needs algorithm 'minibatch'"),
+        ({"max_excess": 0.1}, "max_excess needs algorithm 'minibatch'"),
+        ({"init": "breathing"}, "init 'breathing' needs algorithm 'minibatch'"),
+        ({"algorithm": "minibatch", "checkpoint": "c"}, "saves no checkpoint"),
+        ({"algorithm": "elkan"}, "algorithm is 'elkan'"),
+    ],
+)
+def test_settings_of_one_algorithm_are_refused_with_the_other(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(flags)
+    assert resolve({"algorithm": "minibatch", "batch_size": 10, "max_excess": 0, "init": "breathing"}).settings

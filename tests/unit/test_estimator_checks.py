@@ -3,7 +3,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gpukm import KMeans
+from gpukm import KMeans, MiniBatchKMeans
 
 SAMPLE_WEIGHTS = "k-means starts from other draws when rows are weighted; scikit-learn's KMeans declares the same"
 EXPECTED_TO_FAIL = {
@@ -13,6 +13,6 @@ EXPECTED_TO_FAIL = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([KMeans()], expected_failed_checks=lambda estimator: EXPECTED_TO_FAIL)
+@parametrize_with_checks([KMeans(), MiniBatchKMeans()], expected_failed_checks=lambda estimator: EXPECTED_TO_FAIL)
 def test_sklearn_check(estimator, check):
     check(estimator)

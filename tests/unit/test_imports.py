@@ -35,9 +35,10 @@ def test_the_engine_runs_without_the_outer_rooms(source: str, tmp_path) -> None:
     path = tmp_path / "x.npy"
     out = run(
         f"import sys\nfor name in {sorted(OUTER)!r}: sys.modules[name] = None\n"
-        f"import numpy as np\nfrom gpukm import assign, kmeans\npath = {str(path)!r}\n"
+        f"import numpy as np\nfrom gpukm import assign, kmeans, minibatch_kmeans\npath = {str(path)!r}\n"
         "x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)\nnp.save(path, x)\n"
         f"for init in ('k-means++', 'k-means||', 'random'): result = kmeans({source}, 4, init=init)\n"
+        f"result = minibatch_kmeans({source}, 4)\n"
         "assert (assign(x, result.centroids).labels == result.labels).all()\nprint(result.counts.sum())"
     )
     assert out.strip() == "500"

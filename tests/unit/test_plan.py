@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gpukm import kmeans
+from gpukm import kmeans, minibatch_kmeans
 from gpukm.config import Settings
 from gpukm.pipeline.inputs import preprocessing_of
 from gpukm.plan import TrainPlan, human_bytes, plan
@@ -105,12 +105,36 @@ def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> N
     assert raw.read / 3000 >= most - 2
 
 
+@pytest.mark.parametrize("max_excess", [0.02, 0.0])
+def test_a_mini_batch_fit_makes_no_more_passes_than_planned(max_excess: float) -> None:
+    raw = Counting(np.random.default_rng(0).normal(size=(30_000, 3)))
+    made = make(raw, algorithm="minibatch", max_iter=3, batch_rows=500)
+    assert made.algorithm == "minibatch"
+    small = Settings(n_clusters=8, memory_limit=1 << 20, algorithm="minibatch", max_iter=3)
+    planned = {p.purpose: p.count for p in plan(raw, small, Preprocessing(), "the data").passes}
+    assert "seed" not in planned and planned["hold a sample"] == 1
+    minibatch_kmeans(raw, 8, max_excess=max_excess, max_iter=3, read_rows=500, memory_limit=1 << 18)
+    most = sum(planned[purpose] for purpose in ("check and scan", "hold a sample", "iterate", "label"))
+    # Where few rows suffice, all that is left are the looks at the first rows, the check, the sample and the labels.
+    assert raw.read / 30_000 <= (most + 1 if max_excess == 0 else 3.1)
+
+
+def test_a_mini_batch_fit_plans_for_the_rows_it_copies() -> None:
+    raw = ArraySource(np.zeros((4, 32), np.float32))
+    raw.n_rows = 1 << 20
+    each = [
+        plan(raw, Settings(n_clusters=8, algorithm=name), Preprocessing(), "the data").memory_bytes
+        for name in ("lloyd", "minibatch")
+    ]
+    assert each[1] - each[0] == (1 << 20) * (32 * 4 // 2 + 8)
+
+
 def test_bounds_of_rows_in_memory_are_counted() -> None:
     raw = ArraySource(np.zeros((4, 32), np.float32))
     raw.n_rows = 1 << 20
-    few, many = (plan(raw, Settings(n_clusters=k), Preprocessing(), "the data") for k in (100, 4096))
-    centroids = (4096 - 100) * 32 * (4 * 4 + 64)
-    assert many.memory_bytes - few.memory_bytes == centroids + (1 << 20) * 4 * (32 + 1)
+    few, many = (plan(raw, Settings(n_clusters=k), Preprocessing(), "the data") for k in (8, 4096))
+    centroids = (4096 - 8) * 32 * (4 * 4 + 64)
+    assert many.memory_bytes - few.memory_bytes == centroids + (1 << 20) * 4 * (32 + 2)
 
 
 def test_batches_are_as_asked_for() -> None:

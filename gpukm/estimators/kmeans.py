@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-import numpy as np
-from scipy.sparse import issparse
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    ClusterMixin,
-    TransformerMixin,
-    _fit_context,
-)
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from gpukm.backends import select
 from gpukm.core.result import FitResult, StopReason
-from gpukm.functional import assign, fit_iter
-from gpukm.sources.array import ArraySource
-from gpukm.sources.base import Source
-from gpukm.sources.csr import CsrSource
-
-_BLOCK_ROWS = 1 << 14
+from gpukm.estimators.base import CentroidEstimator
+from gpukm.functional import fit_iter
 
 
-class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class KMeans(CentroidEstimator):
     """K-means clustering, a drop-in for :class:`sklearn.cluster.KMeans`.
 
     The first nine parameters mean what they mean in scikit-learn; ``algorithm`` is accepted and decides nothing,
@@ -140,25 +123,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         KMeans
             This estimator, fitted.
         """
-        located = _is_located(X)
-        if not located:
-            X = self._validate(X, reset=True)
-            if X.shape[0] < self.n_clusters:
-                raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
-        if sample_weight is not None and not located:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        starts = self._starts()
-        init = self.init
-        if _is_array_like(init):
-            if starts != 1:
-                warnings.warn(
-                    f"Explicit initial center position passed: performing only one init in {type(self).__name__} "
-                    f"instead of n_init={starts}.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            starts = 1
-            init = check_array(init, dtype=[np.float64, np.float32], order="C", copy=True)
+        source, weight = self._checked(X, sample_weight)
+        init, starts = self._checked_init(self._starts())
         self._n_init = starts
         if self.algorithm == "elkan" and self.n_clusters == 1:
             warnings.warn(
@@ -166,54 +132,11 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
                 RuntimeWarning,
                 stacklevel=2,
             )
-        source = X if located else _source(X, sample_weight)
-        result = self._run(source, init, starts, sample_weight if located else None)
-        found = int((result.counts > 0).sum())
-        if found < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({found}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        if located:
-            self.n_features_in_ = result.centroids.shape[1]
-        self.cluster_centers_ = result.centroids
-        self._n_features_out = len(result.centroids)
+        result = self._run(source, init, starts, weight)
+        self._take_over(result)
         self.labels_ = result.labels
-        self.inertia_ = result.inertia
         self.n_iter_ = result.n_iter
-        self.fit_result_ = result
         return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Label each row with its nearest centroid, int32 of shape (n_samples,); ties go to the lowest index."""
-        check_is_fitted(self)
-        labels: np.ndarray = self._assign(X, None).labels
-        return labels
-
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
-        """Fit and return ``labels_``."""
-        labels: np.ndarray = self.fit(X, sample_weight=sample_weight).labels_
-        return labels
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Distance of each row to every centroid, of shape (n_samples, n_clusters)."""
-        check_is_fitted(self)
-        rows = self._rows(X)
-        backend = select(self.backend, self.device).backend
-        centers = np.ascontiguousarray(self.cluster_centers_, dtype=rows.dtype)
-        distances = [np.sqrt(backend.cross_distances(b.x, centers)) for b in rows.batches(_BLOCK_ROWS)]
-        return np.concatenate(distances).astype(rows.dtype, copy=False)
-
-    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
-        """Fit, then return the distances to the centroids."""
-        return self.fit(X, sample_weight=sample_weight).transform(X)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Minus the inertia of X against the centroids."""
-        check_is_fitted(self)
-        return -float(self._assign(X, sample_weight).inertia)
 
     def _run(self, source: Any, init: Any, starts: int, sample_weight: Any) -> FitResult:
         """Drive the fit, and print what scikit-learn prints."""
@@ -258,72 +181,3 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         if self.n_init != "auto":
             return int(self.n_init)
         return 10 if callable(self.init) or (isinstance(self.init, str) and self.init == "random") else 1
-
-    def _seed(self) -> int:
-        """An integer seed from whatever random_state is."""
-        if isinstance(self.random_state, Integral):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-
-    def _validate(self, X: Any, reset: bool) -> Any:
-        """Check an array or CSR matrix as scikit-learn does."""
-        return validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            order="C",
-            accept_large_sparse=False,
-        )
-
-    def _rows(self, X: Any) -> Source:
-        """X as rows to label."""
-        if _is_located(X):
-            from gpukm.functional import as_source
-
-            return as_source(X, None, self.metric, select(self.backend, self.device))
-        rows = _source(self._validate(X, reset=False), None)
-        if self.metric == "cosine":
-            from gpukm.sources.normalized import NormalizedSource
-
-            return NormalizedSource(rows, select(self.backend, self.device).backend)
-        return rows
-
-    def _assign(self, X: Any, sample_weight: Any) -> Any:
-        """Label X."""
-        source = X
-        if not _is_located(X):
-            X = self._validate(X, reset=False)
-            if sample_weight is not None:
-                sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-            source, sample_weight = _source(X, sample_weight), None
-        return assign(
-            source,
-            self.cluster_centers_,
-            sample_weight=sample_weight,
-            metric=self.metric,
-            backend=self.backend,
-            device=self.device,
-        )
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
-
-def _is_located(X: Any) -> bool:
-    """Whether X names data rather than being it."""
-    return isinstance(X, str | os.PathLike | Source)
-
-
-def _is_array_like(init: Any) -> bool:
-    """Whether init is a given set of centres."""
-    return not isinstance(init, str) and not callable(init)
-
-
-def _source(X: Any, sample_weight: np.ndarray | None) -> Source:
-    """Validated rows as a source."""
-    return CsrSource(X, weight=sample_weight) if issparse(X) else ArraySource(X, weight=sample_weight)
