@@ -73,25 +73,42 @@ class SeedCell {
   // Screening in X: a difference, a square and at most d additions, each rounded once; (D itself errs far less.)
   // `trusted` is false where squares might overflow.
   void begin(const X* x, const double* w, double* nearest, int64_t n, double scale, bool trusted) {
-    x_ = x, w_ = w, nearest_ = nearest, n_ = n, scale_ = scale, total_ = 0;
+    x_ = x, w_ = w, nearest_ = nearest, n_ = n, scale_ = scale;
     const double unit = sizeof(X) == 4 ? 0x1p-23 : 0x1p-52, tiny = sizeof(X) == 4 ? 0x1p-126 : 0x1p-1022;
     const double relative = 2 * double(d_ + 16) * unit;
     trusted_ = trusted && relative < 0.25;
     grow_ = 1 + 2 * relative, add_ = 2 * double(d_ + 16) * tiny;
-    const int64_t panels = (n + kSeedRows<X> - 1) / kSeedRows<X>;
-    for (int64_t p = 0; p < panels; ++p)
+    for (int64_t p = 0; p < panels(); ++p)
       for (int64_t f = 0; f < d_; ++f)
         for (int64_t l = 0; l < kSeedRows<X>; ++l) {
           const int64_t i = p * kSeedRows<X> + l;
           packed_[(p * d_ + f) * kSeedRows<X> + l] = i < n ? x[i * d_ + f] : X(0);
         }
-    for (int64_t i = 0; i < n; ++i) {
-      share_[i] = share(i, nearest[i]);
-      total_ += share_[i];
-      limit_[i] = limit(nearest[i]);
-    }
+    for (int64_t i = 0; i < n; ++i) limit_[i] = limit(nearest[i]);
     // Rows that are not there are never nearer.
-    for (int64_t i = n; i < panels * kSeedRows<X>; ++i) limit_[i] = X(-1);
+    for (int64_t i = n; i < panels() * kSeedRows<X>; ++i) limit_[i] = X(-1);
+  }
+
+  // Takes centres of other cells into account.
+  void lower(const X* x, int64_t d, const int64_t* rows, int64_t count) {
+    const X* points[kSeedBlock];
+    for (int64_t t = 0; t < count; t += kSeedBlock) {
+      for (int64_t j = 0; j < kSeedBlock; ++j) points[j] = x + rows[t + j < count ? t + j : t] * d;
+      for (int64_t p = 0; p < panels(); ++p)
+        score(p, points, count - t, [&](int64_t i, int64_t j) {
+          const double v = seed_distance(x_ + i * d_, points[j], d_);
+          if (!(v < nearest_[i])) return;
+          nearest_[i] = v;
+          limit_[i] = limit(v);
+        });
+    }
+  }
+
+  // Shares out the potential, and returns it.
+  int64_t settle() {
+    total_ = 0;
+    for (int64_t i = 0; i < n_; ++i) total_ += share_[i] = share(i, nearest_[i]);
+    return total_;
   }
 
   int64_t total() const { return total_; }
@@ -107,9 +124,9 @@ class SeedCell {
       counts_[t] = gains_[t] = 0;
     }
     for (int64_t t = trials_; t < trials_ + kSeedBlock; ++t) points[t] = points[0];
-    const int64_t panels = (n_ + kSeedRows<X> - 1) / kSeedRows<X>;
-    for (int64_t p = 0; p < panels; ++p)
-      for (int64_t t = 0; t < trials_; t += kSeedBlock) score(p, t, points.data() + t);
+    for (int64_t p = 0; p < panels(); ++p)
+      for (int64_t t = 0; t < trials_; t += kSeedBlock)
+        score(p, points.data() + t, trials_ - t, [&](int64_t i, int64_t j) { improve(i, t + j, points[t + j]); });
     int64_t best = 0;
     for (int64_t t = 1; t < trials_; ++t)
       if (gains_[t] > gains_[best]) best = t;
@@ -144,20 +161,25 @@ class SeedCell {
     return low;
   }
 
-  void score(int64_t panel, int64_t first, const X* const* points) {
+  int64_t panels() const { return (n_ + kSeedRows<X> - 1) / kSeedRows<X>; }
+
+  // Calls visit(row, j) for every row that point j of a block may be nearer to.
+  template <class Visit>
+  void score(int64_t panel, const X* const* points, int64_t count, Visit visit) {
     constexpr int64_t V = kLanes<X>, P = kSeedRows<X>;
     const int64_t start = panel * P;
     const Vec<X> limits[2] = {load(limit_.data() + start), load(limit_.data() + start + V)};
     Vec<X> sums[kSeedBlock][2];
-    seed_scores(packed_.data() + panel * d_ * P, d_, points, sums);
-    for (int64_t j = 0; j < kSeedBlock && first + j < trials_; ++j)
+    seed_scores(packed_.data() + start * d_, d_, points, sums);
+    for (int64_t j = 0; j < kSeedBlock && j < count; ++j)
       for (int64_t h = 0; h < 2; ++h)
-        for (Mask m = not_greater(sums[j][h], limits[h]); m; m &= m - 1)
-          compare(start + h * V + __builtin_ctz(m), first + j, points[j]);
+        for (Mask m = not_greater(sums[j][h], limits[h]); m; m &= m - 1) {
+          const int64_t i = start + h * V + __builtin_ctz(m);
+          if (i < n_) visit(i, j);
+        }
   }
 
-  void compare(int64_t i, int64_t t, const X* point) {
-    if (i >= n_) return;
+  void improve(int64_t i, int64_t t, const X* point) {
     const double v = seed_distance(x_ + i * d_, point, d_);
     if (!(v < nearest_[i])) return;
     const int64_t k = t * n_ + counts_[t]++;
@@ -177,9 +199,9 @@ class SeedCell {
 };
 
 template <class X>
-void seed_cells(const X* x, const double* w, int64_t d, const int64_t* starts, int64_t cells, const int64_t* steps,
-                const uint64_t* draws, int64_t trials, double scale, bool trusted, double* nearest, int64_t* chosen,
-                int threads) {
+void seed_cells(const X* x, const double* w, int64_t d, const int64_t* starts, int64_t cells,
+                const int64_t* arrivals, const int64_t* points, const int64_t* steps, const uint64_t* draws,
+                int64_t trials, double scale, bool trusted, double* nearest, int64_t* chosen, int threads) {
   int64_t largest = 0;
   for (int64_t g = 0; g < cells; ++g) largest = largest > starts[g + 1] - starts[g] ? largest : starts[g + 1] - starts[g];
 #pragma omp parallel num_threads(threads)
@@ -188,9 +210,12 @@ void seed_cells(const X* x, const double* w, int64_t d, const int64_t* starts, i
     SeedCell<X> cell(largest, d, trials);
 #pragma omp for schedule(dynamic)
     for (int64_t g = 0; g < cells; ++g) {
-      if (steps[g] == steps[g + 1]) continue;
+      if (steps[g] == steps[g + 1] && arrivals[g] == arrivals[g + 1]) continue;
       const int64_t r0 = starts[g];
       cell.begin(x + r0 * d, w ? w + r0 : nullptr, nearest + r0, starts[g + 1] - r0, scale, trusted);
+      cell.lower(x, d, points + arrivals[g], arrivals[g + 1] - arrivals[g]);
+      if (steps[g] == steps[g + 1]) continue;
+      cell.settle();
       for (int64_t s = steps[g]; s < steps[g + 1]; ++s)
         chosen[s] = cell.total() > 0 ? r0 + cell.pick(draws + s * trials) : -1;
     }
