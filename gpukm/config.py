@@ -70,7 +70,7 @@ class Settings(BaseModel):
     one_hot: Names = Field((), description="columns of categories to expand into indicators")
     step: Steps = Field((), description="preprocessing steps in order, such as log1p:delay or standardize")
     dtype: Literal["auto", "float32", "float64"] = Field("auto", description="type of the prepared numbers")
-    init: Literal["auto", "k-means++", "k-means||", "random"] = Field("auto", description="seeding method")
+    init: Literal["auto", "two-level", "k-means++", "random"] = Field("auto", description="seeding method")
     n_init: Positive | Literal["auto"] = Field("auto", description="starts to make; the best one wins")
     max_iter: Positive = Field(300, description="iterations at most")
     tol: float = Field(1e-4, ge=0, description="stop when centroids move less, relative to the mean variance")

@@ -40,7 +40,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     Parameters
     ----------
     n_clusters : int, default=8
-    init : {"k-means++", "k-means||", "random", "auto"}, callable or array of shape (n_clusters, n_features)
+    init : {"k-means++", "two-level", "random", "auto"}, callable or array of shape (n_clusters, n_features)
     n_init : int or "auto", default="auto"
         Starts; "auto" makes one, or ten when ``init`` is random or callable.
     max_iter : int, default=300
@@ -74,7 +74,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "k-means||", "random", "auto"}), callable, "array-like"],
+        "init": [StrOptions({"k-means++", "two-level", "random", "auto"}), callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],

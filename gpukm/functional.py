@@ -15,17 +15,17 @@ from gpukm.core import rng
 from gpukm.core.exact import exact_sum, to_float
 from gpukm.core.lloyd import LloydState, Problem, iterate
 from gpukm.core.result import FitResult, IterationRecord, StopReason
-from gpukm.core.seeding import kmeans_parallel, kmeans_plus_plus, random_rows
+from gpukm.core.seeding import kmeans_plus_plus, random_rows
 from gpukm.core.shard import Final, Scan, Shard
 from gpukm.core.stats import Grid
+from gpukm.core.twolevel import two_level
 from gpukm.errors import ConfigError, DataError
 from gpukm.executors.local import LocalExecutor
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.csr import CsrSource
 
 Init = str | np.ndarray | Callable[..., Any]
-INITS = ("auto", "k-means++", "k-means||", "random")
-_AUTO_ROWS = 1 << 20
+INITS = ("auto", "two-level", "k-means++", "random")
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,10 @@ def fit_iter(
     ----------
     source : array, Arrow or DLPack object, path or Source
     n_clusters : int
-    init : {"auto", "k-means++", "k-means||", "random"}, array of shape (n_clusters, n_features) or callable
-        ``auto`` is k-means++ up to 2**20 rows and k-means|| beyond. A callable gets ``(x, n_clusters, random_state)``
-        and needs data in memory.
+    init : {"auto", "two-level", "k-means++", "random"}, array of shape (n_clusters, n_features) or callable
+        ``two-level``, which ``auto`` takes, chooses from a sample, in cells of neighbouring rows, whose sizes depend on
+        the shape alone; it costs about one assignment pass. ``k-means++`` looks at all rows for every choice, several
+        times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory.
     n_init : int or "auto"
         Starts to make; the lowest inertia wins. ``auto`` makes one, or ten with ``init`` random or callable.
     max_iter : int
@@ -400,7 +401,7 @@ def _resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tu
         if init not in INITS:
             raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}, an array or a callable")
         if init == "auto":
-            init = "k-means++" if problem.scan.n_samples <= _AUTO_ROWS else "k-means||"
+            init = "two-level"
     elif not callable(init):
         init = _check_start(np.asarray(init), k, len(problem.reference))
     if n_init == "auto":
@@ -438,8 +439,8 @@ def _seed(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.n
         return np.concatenate([found, np.repeat(found[:1], k - len(found), axis=0)])
     if init == "random":
         return random_rows(problem, k, seed)
-    if init == "k-means||":
-        return kmeans_parallel(problem, k, seed)
+    if init == "two-level":
+        return two_level(problem, k, seed)
     return kmeans_plus_plus(problem, k, seed)
 
 

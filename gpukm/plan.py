@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gpukm.sources.base import Source
     from gpukm.sources.table import Table
 
-#: Rows up to which ``init="auto"`` is k-means++, as :func:`gpukm.functional.fit_iter` decides it.
-_AUTO_ROWS = 1 << 20
 #: Labels, distances and what else a row held in memory has beside its features and its bounds.
 _ROW_STATE_BYTES = 32
 #: Passes that fitting a step makes, robust at most, beside the one that all share.
@@ -143,15 +141,16 @@ def plan(
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
     groups = group_count(row_bytes, k)
     held_bytes = row_bytes + _ROW_STATE_BYTES + (4 * (groups + 1) if groups > 1 else 0)
-    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes) // held_bytes
+    seed_bytes = _seed_bytes(settings.init, n_rows, k, row_bytes)
+    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes - seed_bytes) // held_bytes
     if n_rows is None:
         hold_rows //= 3  # a matrix that grows is copied into one of twice the size
     resident = data_bytes is not None and n_rows is not None and n_rows <= hold_rows
-    batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes))
+    batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes + seed_bytes))
     if n_rows is None:
         notes.append("the number of rows is known only after a pass; the plan is for rows that are streamed")
     kept_bytes = n_rows * held_bytes if resident and n_rows is not None else 0
-    memory = used + kept_bytes + centroid_bytes + _batch_bytes(batch, row_bytes)
+    memory = used + kept_bytes + centroid_bytes + seed_bytes + _batch_bytes(batch, row_bytes)
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
     return TrainPlan(
@@ -166,20 +165,17 @@ def plan(
         memory_bytes=memory,
         batch_rows=batch,
         hold_rows=hold_rows if n_features is not None else 0,
-        passes=_passes(settings, preprocessing, n_rows, k, resident),
+        passes=_passes(settings, preprocessing, k, resident),
         flop_per_iteration=None if n_rows is None or n_features is None else 2.0 * n_rows * n_features * k,
         notes=tuple(notes),
     )
 
 
-def _passes(
-    settings: Settings, preprocessing: Preprocessing, n_rows: int | None, k: int, resident: bool
-) -> tuple[Passes, ...]:
+def _passes(settings: Settings, preprocessing: Preprocessing, k: int, resident: bool) -> tuple[Passes, ...]:
     """Passes in the order they are made."""
     later = "memory" if resident else "file"
-    parallel = settings.init == "k-means||" or (settings.init == "auto" and (n_rows is None or n_rows > _AUTO_ROWS))
-    # A step of seeding lowers distances and fetches rows; k-means++ weighs candidates too, k-means|| once, at its end.
-    seeding = 1 if settings.init == "random" else 2 * 5 + 3 if parallel else 3 * (k - 1) + 1
+    # A step of k-means++ lowers distances, fetches candidates and weighs them; all else fetches its rows once.
+    seeding = 3 * (k - 1) + 1 if settings.init == "k-means++" else 1
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
     fitting = sum(_FITTING_PASSES.get(step.kind, 0) for step in preprocessing.steps)
     found = (
@@ -217,6 +213,15 @@ def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tupl
     if not known:
         return None, ["the number of features is known only once the preprocessing is fitted"]
     return len(features), []
+
+
+def _seed_bytes(init: str, n_rows: int | None, k: int, row_bytes: int) -> int:
+    """The sample that seeding works on, once as read and once by cells, with a few numbers a row."""
+    from gpukm.core.twolevel import Shape
+
+    if init not in ("auto", "two-level"):
+        return 0
+    return Shape.of(n_rows or 1 << 62, k).rows * (2 * row_bytes + _ROW_STATE_BYTES)
 
 
 def _batch_bytes(rows: int, row_bytes: int) -> int:

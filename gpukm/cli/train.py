@@ -56,7 +56,7 @@ Step = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", metavar="TYPE", help="auto, float32 or float64 (default: auto).")]
 Init = Annotated[
-    str | None, typer.Option("--init", metavar="METHOD", help="auto, k-means++, k-means|| or random (default: auto).")
+    str | None, typer.Option("--init", metavar="METHOD", help="auto, two-level, k-means++ or random (default: auto).")
 ]
 NInit = Annotated[
     str | None, typer.Option("--n-init", metavar="N", help="Starts to make; the best wins (default: auto).")

@@ -92,7 +92,7 @@ class Counting(ArraySource):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+@pytest.mark.parametrize("init", ["random", "k-means++", "two-level"])
 def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> None:
     rng = np.random.default_rng(0)
     raw = Counting(rng.normal(size=(3000, 3)), weight=rng.random(3000) if weighted else None)
@@ -108,9 +108,16 @@ def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> N
 def test_bounds_of_rows_in_memory_are_counted() -> None:
     raw = ArraySource(np.zeros((4, 32), np.float32))
     raw.n_rows = 1 << 20
-    few, many = (plan(raw, Settings(n_clusters=k), Preprocessing(), "the data") for k in (100, 4096))
+    few, many = (plan(raw, Settings(n_clusters=k, init="random"), Preprocessing(), "the data") for k in (100, 4096))
     centroids = (4096 - 100) * 32 * (4 * 4 + 64)
     assert many.memory_bytes - few.memory_bytes == centroids + (1 << 20) * 4 * (32 + 1)
+
+
+def test_the_sample_of_seeding_is_counted() -> None:
+    raw = ArraySource(np.zeros((4, 32), np.float32))
+    raw.n_rows = 1 << 30
+    sampled, not_sampled = (make(raw, init=init, batch_rows=100) for init in ("auto", "k-means++"))
+    assert sampled.memory_bytes - not_sampled.memory_bytes == 50 * 8 * (2 * 32 * 4 + 32)
 
 
 def test_batches_are_as_asked_for() -> None:
