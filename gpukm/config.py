@@ -77,6 +77,7 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**64, description="seed of all random draws")
     metric: Literal["euclidean", "cosine"] = Field("euclidean", description="distance")
     precision: Literal["exact"] = Field("exact", description="whether labels are certified")
+    quality: Literal["standard", "best"] = Field("standard", description="best swaps centroids after the fit")
 
     store: str = Field("./gpukm-store", min_length=1, description="snapshot store, a folder or a URL")
     model: str | None = Field(None, min_length=1, description="model name; by default the name of the data file")

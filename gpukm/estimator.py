@@ -55,6 +55,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     backend : {"auto", "cpu", "numpy"}, default="auto"
     device : str, default="auto"
     precision : {"exact"}, default="exact"
+    quality : {"standard", "best"}, default="standard"
+        "best" swaps centroids after the fit, for a lower inertia at several times the cost.
     executor : {"local"}, default="local"
     batch_size : int or None
         Rows read at a time from data that is not in memory.
@@ -86,6 +88,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         "backend": [str],
         "device": [str],
         "precision": [StrOptions({"exact"})],
+        "quality": [StrOptions({"standard", "best"})],
         "executor": [StrOptions({"local"})],
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],
     }
@@ -106,6 +109,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         backend: str = "auto",
         device: str = "auto",
         precision: str = "exact",
+        quality: str = "standard",
         executor: str = "local",
         batch_size: int | None = None,
     ) -> None:
@@ -122,6 +126,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.backend = backend
         self.device = device
         self.precision = precision
+        self.quality = quality
         self.executor = executor
         self.batch_size = batch_size
 
@@ -230,6 +235,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             backend=self.backend,
             device=self.device,
             precision=self.precision,
+            quality=self.quality,
             executor=self.executor,
             batch_size=self.batch_size,
         )

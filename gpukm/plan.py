@@ -173,10 +173,14 @@ def plan(
 
 def _passes(settings: Settings, preprocessing: Preprocessing, k: int, resident: bool) -> tuple[Passes, ...]:
     """Passes in the order they are made."""
+    from gpukm.core.swaps import GROWN_ITERATIONS, MOST_SWAPS
+
     later = "memory" if resident else "file"
     # A step of k-means++ lowers distances, fetches candidates and weighs them; all else fetches its rows once.
     seeding = 3 * (k - 1) + 1 if settings.init == "k-means++" else 1
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
+    # A swap draws rows, fetches them, iterates, measures the use of each centroid, iterates and labels.
+    swaps = MOST_SWAPS * (4 + GROWN_ITERATIONS + settings.max_iter) if settings.quality == "best" else 0
     fitting = sum(_FITTING_PASSES.get(step.kind, 0) for step in preprocessing.steps)
     found = (
         Passes("fit preprocessing", 1 + fitting, any(step.kind == "robust" for step in preprocessing.steps), "file"),
@@ -184,6 +188,7 @@ def _passes(settings: Settings, preprocessing: Preprocessing, k: int, resident: 
         Passes("check and scan", 1, False, later),
         Passes("seed", starts * seeding, True, later),
         Passes("iterate", starts * settings.max_iter, True, later),
+        Passes("swap centroids", swaps, True, later),
         Passes("label", starts, False, later),
         Passes("summarize", 2, True, later),
     )

@@ -77,6 +77,12 @@ def test_passes_grow_with_what_is_asked_for() -> None:
     assert count("seed", init="k-means++") > count("seed", init="random", n_init=1)
 
 
+def test_swaps_are_planned_only_where_they_are_asked_for() -> None:
+    raw = ArraySource(np.zeros((4, 3)))
+    assert "swap centroids" not in [p.purpose for p in make(raw).passes]
+    assert next(p for p in make(raw, quality="best").passes if p.purpose == "swap centroids").at_most
+
+
 class Counting(ArraySource):
     """Streams an array and counts the rows it gave."""
 
@@ -103,6 +109,14 @@ def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> N
     assert raw.read / 3000 <= most + 1
     # An empty cluster is rare here, so hardly any planned pass goes unused.
     assert raw.read / 3000 >= most - 2
+
+
+def test_swaps_make_no_more_passes_than_planned() -> None:
+    raw = Counting(np.random.default_rng(0).normal(size=(3000, 3)))
+    planned = make(raw, init="random", n_init=1, max_iter=3, batch_rows=500, quality="best").passes
+    kmeans(raw, 8, init="random", n_init=1, max_iter=3, batch_size=500, seed=0, quality="best")
+    most = sum(p.count for p in planned if p.purpose not in ("fit preprocessing", "read and fingerprint", "summarize"))
+    assert raw.read / 3000 <= most + 1
 
 
 def test_bounds_of_rows_in_memory_are_counted() -> None:
