@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/seeding.py [--seeds 5] [--data rows.npy] [--sizes 100 1000 10000] [--best]
 
-Cost is the time to seed over the time of one assignment pass: all rows against K centroids, by gpukm's own kernel without
-any bounds, in turn with it. Worth is the inertia on all rows after 25 iterations of gpukm's Lloyd from a start, over that
-from scikit-learn's starts: means over the seeds of each. Rows are a mixture of 1,000 Gaussians (100 for K = 100), and
+Cost is the time to seed over the time of one assignment pass: all rows against K centroids, by gpukm's own kernel
+without any bounds, in turn with it. Worth is the inertia on all rows after 25 iterations of gpukm's Lloyd from a start,
+over that from scikit-learn's starts: means over the seeds of each. Rows are a mixture of min(K, 1,000) Gaussians, and
 those of ``--data``, a .npy file. ``--best`` compares quality="best" with ten restarts instead.
 """
 
@@ -56,7 +56,7 @@ def start(x: np.ndarray, k: int, init: str, seed: int) -> tuple[np.ndarray, floa
     return found, time.perf_counter() - began
 
 
-def as_rows(x: np.ndarray):  # noqa: ANN201
+def as_rows(x: np.ndarray):
     """The rows as a source."""
     from gpukm.sources.array import ArraySource
 

@@ -1,4 +1,4 @@
-// Seeding within cells: greedy k-means++ on the rows of one cell at a time, a thread a cell.
+// Seeding within cells: greedy k-means++ on the rows of one cell at a time; a thread a cell, or all threads on the one.
 
 // Rows of a panel, two vectors of them, and the candidates scored against them at once.
 template <class X>
@@ -66,9 +66,10 @@ inline double seed_distance(const X* x, const X* c, int64_t d) {
 template <class X>
 class SeedCell {
  public:
-  SeedCell(int64_t rows, int64_t d, int64_t trials)
-      : d_(d), trials_(trials), packed_((rows + kSeedRows<X>)*d), limit_(rows + kSeedRows<X>), share_(rows), prefix_(rows),
-        gained_(trials * rows), improved_(trials * rows), counts_(trials), gains_(trials) {}
+  SeedCell(int64_t rows, int64_t d, int64_t trials, int64_t slices)
+      : d_(d), trials_(trials), slices_(slices), packed_((rows + kSeedRows<X>)*d), limit_(rows + kSeedRows<X>), share_(rows), prefix_(rows),
+        gained_(trials * rows), improved_(trials * rows), counts_(slices * trials), gains_(slices * trials),
+        rows_(trials + kSeedBlock), points_(trials + kSeedBlock) {}
 
   // Screening in X: a difference, a square and at most d additions, each rounded once; (D itself errs far less.)
   // `trusted` is false where squares might overflow.
@@ -95,7 +96,7 @@ class SeedCell {
     for (int64_t t = 0; t < count; t += kSeedBlock) {
       for (int64_t j = 0; j < kSeedBlock; ++j) points[j] = x + rows[t + j < count ? t + j : t] * d;
       for (int64_t p = 0; p < panels(); ++p)
-        score(p, points, count - t, [&](int64_t i, int64_t j) {
+        near(p, points, count - t, [&](int64_t i, int64_t j) {
           const double v = seed_distance(x_ + i * d_, points[j], d_);
           if (!(v < nearest_[i])) return;
           nearest_[i] = v;
@@ -113,31 +114,50 @@ class SeedCell {
 
   int64_t total() const { return total_; }
 
-  // The candidate, a row drawn in proportion to its share, that leaves the least potential; ties to the first.
-  int64_t pick(const uint64_t* draws) {
-    Buffer<const X*> points(trials_ + kSeedBlock);
-    Buffer<int64_t> rows(trials_);
+  // A step: draw candidates, each a row in proportion to its share; score them, slice by slice; keep the one that leaves
+  // the least potential, the first of equals; note what it changes, slice by slice.
+  void draw(const uint64_t* draws) {
     for (int64_t i = 0, sum = 0; i < n_; ++i) prefix_[i] = sum += share_[i];
-    for (int64_t t = 0; t < trials_; ++t) {
-      rows[t] = draw(draws[t]);
-      points[t] = x_ + rows[t] * d_;
-      counts_[t] = gains_[t] = 0;
+    for (int64_t t = 0; t < trials_ + kSeedBlock; ++t) {
+      rows_[t] = t < trials_ ? drawn(draws[t]) : rows_[0];
+      points_[t] = x_ + rows_[t] * d_;
     }
-    for (int64_t t = trials_; t < trials_ + kSeedBlock; ++t) points[t] = points[0];
-    for (int64_t p = 0; p < panels(); ++p)
+  }
+
+  void score(int64_t slice) {
+    for (int64_t t = 0; t < trials_; ++t) counts_[slice * trials_ + t] = gains_[slice * trials_ + t] = 0;
+    const int64_t first = first_panel(slice), last = first_panel(slice + 1);
+    for (int64_t p = first; p < last; ++p)
       for (int64_t t = 0; t < trials_; t += kSeedBlock)
-        score(p, points.data() + t, trials_ - t, [&](int64_t i, int64_t j) { improve(i, t + j, points[t + j]); });
-    int64_t best = 0;
+        near(p, points_.data() + t, trials_ - t, [&](int64_t i, int64_t j) {
+          const double v = seed_distance(x_ + i * d_, points_[t + j], d_);
+          if (!(v < nearest_[i])) return;
+          const int64_t k = (t + j) * n_ + first * kSeedRows<X> + counts_[slice * trials_ + t + j]++;
+          improved_[k] = i, gained_[k] = v;
+          gains_[slice * trials_ + t + j] += share_[i] - share(i, v);
+        });
+  }
+
+  int64_t best() const {
+    int64_t found = 0;
     for (int64_t t = 1; t < trials_; ++t)
-      if (gains_[t] > gains_[best]) best = t;
-    for (int64_t k = 0; k < counts_[best]; ++k) {
-      const int64_t i = improved_[best * n_ + k];
-      nearest_[i] = gained_[best * n_ + k];
+      if (gain(t) > gain(found)) found = t;
+    return found;
+  }
+
+  void apply(int64_t slice, int64_t t) {
+    const int64_t start = t * n_ + first_panel(slice) * kSeedRows<X>;
+    for (int64_t k = start; k < start + counts_[slice * trials_ + t]; ++k) {
+      const int64_t i = improved_[k];
+      nearest_[i] = gained_[k];
       share_[i] = share(i, nearest_[i]);
       limit_[i] = limit(nearest_[i]);
     }
-    total_ -= gains_[best];
-    return rows[best];
+  }
+
+  int64_t take(int64_t t) {
+    total_ -= gain(t);
+    return rows_[t];
   }
 
  private:
@@ -148,7 +168,7 @@ class SeedCell {
     return trusted_ ? X(v * grow_ + add_) : X(__builtin_inf());
   }
 
-  int64_t draw(uint64_t bits) const {
+  int64_t drawn(uint64_t bits) const {
     const int64_t target = int64_t((unsigned __int128)(bits)*uint64_t(total_) >> 64);
     int64_t low = 0, high = n_ - 1;  // the first row whose prefix sum exceeds the target
     while (low < high) {
@@ -161,11 +181,19 @@ class SeedCell {
     return low;
   }
 
+  int64_t gain(int64_t t) const {
+    int64_t sum = 0;
+    for (int64_t s = 0; s < slices_; ++s) sum += gains_[s * trials_ + t];
+    return sum;
+  }
+
+  int64_t first_panel(int64_t slice) const { return panels() * slice / slices_; }
+
   int64_t panels() const { return (n_ + kSeedRows<X> - 1) / kSeedRows<X>; }
 
   // Calls visit(row, j) for every row that point j of a block may be nearer to.
   template <class Visit>
-  void score(int64_t panel, const X* const* points, int64_t count, Visit visit) {
+  void near(int64_t panel, const X* const* points, int64_t count, Visit visit) {
     constexpr int64_t V = kLanes<X>, P = kSeedRows<X>;
     const int64_t start = panel * P;
     const Vec<X> limits[2] = {load(limit_.data() + start), load(limit_.data() + start + V)};
@@ -179,15 +207,7 @@ class SeedCell {
         }
   }
 
-  void improve(int64_t i, int64_t t, const X* point) {
-    const double v = seed_distance(x_ + i * d_, point, d_);
-    if (!(v < nearest_[i])) return;
-    const int64_t k = t * n_ + counts_[t]++;
-    improved_[k] = i, gained_[k] = v;
-    gains_[t] += share_[i] - share(i, v);
-  }
-
-  int64_t d_, trials_, n_ = 0, total_ = 0;
+  int64_t d_, trials_, slices_, n_ = 0, total_ = 0;
   const X* x_ = nullptr;
   const double* w_ = nullptr;
   double *nearest_ = nullptr, scale_ = 0, grow_ = 1, add_ = 0;
@@ -195,19 +215,57 @@ class SeedCell {
   Buffer<X> packed_, limit_;
   Buffer<int64_t> share_, prefix_;
   Buffer<double> gained_;
-  Buffer<int64_t> improved_, counts_, gains_;
+  Buffer<int64_t> improved_, counts_, gains_, rows_;
+  Buffer<const X*> points_;
 };
+
+// Work of a step, in products, that is worth another thread's waiting.
+constexpr int64_t kSliceWork = 1 << 17;
 
 template <class X>
 void seed_cells(const X* x, const double* w, int64_t d, const int64_t* starts, int64_t cells,
                 const int64_t* arrivals, const int64_t* points, const int64_t* steps, const uint64_t* draws,
                 int64_t trials, double scale, bool trusted, double* nearest, int64_t* chosen, int threads) {
+  if (cells == 1) {
+    // All threads on the one cell.
+    FloatMode here;
+    const int64_t n = starts[1], most = n * trials * d / kSliceWork;
+    const int64_t slices = most < 1 ? 1 : most < threads ? most : threads;
+    SeedCell<X> cell(n, d, trials, slices);
+    cell.begin(x, w, nearest, n, scale, trusted);
+    cell.lower(x, d, points, arrivals[1]);
+    cell.settle();
+#pragma omp parallel num_threads(int(slices))
+    {
+      FloatMode mode;
+      // A team may be smaller than asked for.
+      const int64_t me = thread_number(), team = team_size();
+      for (int64_t s = 0; s < steps[1]; ++s) {
+#pragma omp single
+        if (cell.total() > 0) cell.draw(draws + s * trials);
+        if (cell.total() == 0) {
+#pragma omp single nowait
+          for (int64_t r = s; r < steps[1]; ++r) chosen[r] = -1;
+          break;
+        }
+        for (int64_t i = me; i < slices; i += team) cell.score(i);
+#pragma omp barrier
+        const int64_t best = cell.best();
+        for (int64_t i = me; i < slices; i += team) cell.apply(i, best);
+#pragma omp barrier
+#pragma omp single
+        chosen[s] = cell.take(best);
+      }
+    }
+    return;
+  }
   int64_t largest = 0;
-  for (int64_t g = 0; g < cells; ++g) largest = largest > starts[g + 1] - starts[g] ? largest : starts[g + 1] - starts[g];
+  for (int64_t g = 0; g < cells; ++g)
+    if (largest < starts[g + 1] - starts[g]) largest = starts[g + 1] - starts[g];
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
-    SeedCell<X> cell(largest, d, trials);
+    SeedCell<X> cell(largest, d, trials, 1);
 #pragma omp for schedule(dynamic)
     for (int64_t g = 0; g < cells; ++g) {
       if (steps[g] == steps[g + 1] && arrivals[g] == arrivals[g + 1]) continue;
@@ -216,8 +274,15 @@ void seed_cells(const X* x, const double* w, int64_t d, const int64_t* starts, i
       cell.lower(x, d, points + arrivals[g], arrivals[g + 1] - arrivals[g]);
       if (steps[g] == steps[g + 1]) continue;
       cell.settle();
-      for (int64_t s = steps[g]; s < steps[g + 1]; ++s)
-        chosen[s] = cell.total() > 0 ? r0 + cell.pick(draws + s * trials) : -1;
+      for (int64_t s = steps[g]; s < steps[g + 1]; ++s) {
+        chosen[s] = -1;
+        if (cell.total() == 0) continue;
+        cell.draw(draws + s * trials);
+        cell.score(0);
+        const int64_t best = cell.best();
+        cell.apply(0, best);
+        chosen[s] = r0 + cell.take(best);
+      }
     }
   }
 }
