@@ -220,7 +220,7 @@ class SeedCell {
 };
 
 // Work of a step, in products, that is worth another thread's waiting.
-constexpr int64_t kSliceWork = 1 << 17;
+constexpr int64_t kSliceWork = 1 << 19;
 
 template <class X>
 void seed_cells(const X* x, const double* w, int64_t d, const int64_t* starts, int64_t cells,

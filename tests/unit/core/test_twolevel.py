@@ -66,10 +66,10 @@ def test_same_bits_whatever_runs_it(
 
 @pytest.mark.skipif(not native, reason="needs the native kernels")
 def test_threads_that_share_a_cell_choose_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(3000, 1, 0, 8)))
-    x = mixture(3000, 30, 10)
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(3000, 1, 0, 24)))
+    x = mixture(3000, 60, 10)
     runs = [("numpy", 1), ("cpu", 1), ("cpu", 2), ("cpu", 5)]
-    assert len({digest(two_level(problem(ArraySource(x), 25, b, n), 25, 6)) for b, n in runs}) == 1
+    assert len({digest(two_level(problem(ArraySource(x), 12, b, n), 12, 6)) for b, n in runs}) == 1
 
 
 @pytest.mark.skipif(not native, reason="needs the native kernels")
