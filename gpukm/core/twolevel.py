@@ -58,7 +58,7 @@ class Shape:
         """Choose so that a start costs at most about one assignment pass over the rows."""
         if k < _CELL_CLUSTERS:
             rows = min(n_samples, 50 * k, max(25 * k, n_samples // 40))
-            return cls(rows, 1, 0, min(24, max(8, n_samples // (40 * rows) * 8)))
+            return cls(rows, 1, 0, min(24, max(12, n_samples // (40 * rows) * 8)))
         rows = min(n_samples, 20 * k, max(10 * k, n_samples // 5))
         telling = k >= _TELLING_CLUSTERS
         return cls(rows, _CELLS, _NEIGHBOURS if telling else 0, 12 if telling else 8)
