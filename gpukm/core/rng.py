@@ -16,8 +16,6 @@ class Purpose(IntEnum):
 
     RANDOM_ROWS = 1
     KMEANS_PLUS_PLUS = 2
-    KMEANS_PARALLEL = 3
-    RECLUSTER = 4
     SAMPLE = 5
     RESTART = 6
     START_SAMPLE = 7
