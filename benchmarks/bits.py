@@ -58,7 +58,7 @@ def cases() -> list[Case]:
     rng = np.random.default_rng(0)
     weight = rng.integers(0, 4, 20_011) * rng.random(20_011)
     return [
-        Case("flights", flights(), 8, "k-means||"),
+        Case("flights", flights(), 8, "auto"),
         Case("weighted clouds", mixture(20_011, 33, 40), 40, "k-means++", weight),
         Case("offset, cosine", mixture(8_191, 130, 20, seed=1) + np.float32(1000), 24, "random", metric="cosine"),
     ]

@@ -15,8 +15,9 @@ from gpukm.backends.batch import Fits, Problems
 from gpukm.core import rng
 from gpukm.core.batch import BatchedResult
 from gpukm.core.result import FitResult, StopReason
+from gpukm.core.seeding import auto_init
 from gpukm.errors import ConfigError, DataError
-from gpukm.functional import INITS, Init, as_source, auto_init, check_rules, count_starts, doubts, kmeans
+from gpukm.functional import INITS, Init, as_source, check_rules, count_starts, doubts, kmeans
 from gpukm.sources.array import ArraySource, check_weights
 
 _STOPS = tuple(StopReason)
@@ -49,7 +50,7 @@ def kmeans_batched(
     Problem b gets what :func:`gpukm.kmeans` makes of its rows and the seed ``result.seeds[b]``: the same bits of
     centroids, labels and inertia, the same iterations and reason to stop. Where the native kernels run, small problems
     (up to 2**18 values and 2**20 distances an iteration) are solved by one thread each, side by side; larger ones, and
-    all on other backends or with ``init`` k-means|| or callable, one after another.
+    all on other backends or with ``init`` two-level or callable, one after another.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def kmeans_batched(
         Problem b has the rows ``offsets[b]:offsets[b + 1]`` of a matrix; from 0 to n_rows.
     groups : array of shape (n_rows,) or None
         A value a row of a matrix; rows of equal values are a problem, in ascending order of the values.
-    init : {"k-means++", "random", "auto", "k-means||"}, array or callable
+    init : {"k-means++", "random", "auto", "two-level"}, array or callable
         As in :func:`gpukm.functional.fit_iter`; an array has the shape (B, n_clusters, n_features), or
         (n_clusters, n_features) for the same start everywhere.
     n_init, max_iter, tol, metric, backend, device, precision, threads
@@ -104,7 +105,7 @@ def kmeans_batched(
     init = _check_init(init, len(n), n_clusters, rows.x.shape[1], rows.x.dtype)
     start = init if isinstance(init, np.ndarray) else None
     starts = count_starts(init, n_init)
-    methods = _methods(init, n)
+    methods = _methods(init, n, n_clusters)
     seeds = _seeds(seed, len(n))
     problems = Problems(
         x=_as_clustered(rows, metric, selection),
@@ -176,6 +177,7 @@ def kmeans_batched(
             "tol": float(tol),
             "metric": metric,
             "precision": precision,
+            "quality": "standard",
         },
     )
 
@@ -342,10 +344,10 @@ def _check_init(init: Init, b: int, k: int, d: int, dtype: np.dtype) -> Init:
     return np.ascontiguousarray(np.broadcast_to(start, (b, k, d)), dtype=dtype)
 
 
-def _methods(init: Init, n_samples: np.ndarray) -> tuple[str, ...]:
+def _methods(init: Init, n_samples: np.ndarray, k: int) -> tuple[str, ...]:
     """What each problem starts from, by name; ``auto`` is settled by its rows."""
     if isinstance(init, str) and init == "auto":
-        return tuple(auto_init(n) for n in n_samples.tolist())
+        return tuple(auto_init(n, k) for n in n_samples.tolist())
     name = init if isinstance(init, str) else "array" if isinstance(init, np.ndarray) else "callable"
     return (name,) * len(n_samples)
 

@@ -75,13 +75,14 @@ class Settings(BaseModel):
     max_excess: float | None = Field(
         None, ge=0, description="minibatch: stop when the inertia is estimated to be this share too high (0.001)"
     )
-    init: Literal["auto", "breathing", "k-means++", "k-means||", "random"] = Field("auto", description="seeding method")
+    init: Literal["auto", "breathing", "two-level", "k-means++", "random"] = Field("auto", description="seeding method")
     n_init: Positive | Literal["auto"] = Field("auto", description="starts to make; the best one wins")
     max_iter: Positive = Field(300, description="iterations at most")
     tol: float = Field(1e-4, ge=0, description="stop when centroids move less, relative to the mean variance")
     seed: int = Field(0, ge=0, lt=2**64, description="seed of all random draws")
     metric: Literal["euclidean", "cosine"] = Field("euclidean", description="distance")
     precision: Literal["exact"] = Field("exact", description="whether labels are certified")
+    quality: Literal["standard", "best"] = Field("standard", description="best swaps centroids after the fit")
 
     store: str = Field("./gpukm-store", min_length=1, description="snapshot store, a folder or a URL")
     model: str | None = Field(None, min_length=1, description="model name; by default the name of the data file")
@@ -105,6 +106,8 @@ class Settings(BaseModel):
             raise ValueError(f"column {both[0]!r} is an id column and cannot be clustered too")
         if self.algorithm == "minibatch" and self.checkpoint is not None:
             raise ValueError("a fit with algorithm 'minibatch' saves no checkpoint; leave out one of the two")
+        if self.algorithm == "minibatch" and self.quality != "standard":
+            raise ValueError("quality 'best' needs algorithm 'lloyd'; a start by 'breathing' is what 'minibatch' has")
         if self.algorithm == "lloyd":
             given = [name for name in ("batch_size", "max_excess") if getattr(self, name) is not None]
             if given:

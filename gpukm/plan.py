@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gpukm.sources.base import Source
     from gpukm.sources.table import Table
 
-#: Rows up to which ``init="auto"`` is k-means++, as :func:`gpukm.functional.fit_iter` decides it.
-_AUTO_ROWS = 1 << 20
 #: Labels, distances and what else a row held in memory has beside its features and its bounds.
 _ROW_STATE_BYTES = 32
 #: Passes that fitting a step makes, robust at most, beside the one that all share.
@@ -147,17 +145,18 @@ def plan(
     minibatch = settings.algorithm == "minibatch"
     # Mini-batches copy up to half of the rows, and keep a number a row for their order.
     held_bytes += row_bytes // 2 + 8 if minibatch else 0
-    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes) // held_bytes
+    seed_bytes = 0 if minibatch else _seed_bytes(settings.init, n_rows, k, row_bytes)
+    hold_rows = max(0, int(_SHARE_OF_LIMIT * free) - centroid_bytes - seed_bytes) // held_bytes
     if n_rows is None:
         hold_rows //= 3  # a matrix that grows is copied into one of twice the size
     resident = data_bytes is not None and n_rows is not None and n_rows <= hold_rows
-    batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes))
+    batch = settings.batch_rows or min(_LARGEST_BATCH_ROWS, batch_rows(free, row_bytes, centroid_bytes + seed_bytes))
     if n_rows is None:
         notes.append("the number of rows is known only after a pass; the plan is for rows that are streamed")
     kept_bytes = n_rows * held_bytes if resident and n_rows is not None else 0
     if minibatch and not resident:
         kept_bytes = limit // 8 if n_rows is None else min(limit // 8, n_rows * (row_bytes + 8))
-    memory = used + kept_bytes + centroid_bytes + _batch_bytes(batch, row_bytes)
+    memory = used + kept_bytes + centroid_bytes + seed_bytes + _batch_bytes(batch, row_bytes)
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
     return TrainPlan(
@@ -183,12 +182,17 @@ def _passes(
     settings: Settings, preprocessing: Preprocessing, n_rows: int | None, k: int, resident: bool
 ) -> tuple[Passes, ...]:
     """Passes in the order they are made."""
+    from gpukm.core.seeding import auto_init
+    from gpukm.core.swaps import GROWN_ITERATIONS, MOST_SWAPS
+
     later = "memory" if resident else "file"
     minibatch = settings.algorithm == "minibatch"
-    parallel = settings.init == "k-means||" or (settings.init == "auto" and (n_rows is None or n_rows > _AUTO_ROWS))
-    # A step of seeding lowers distances and fetches rows; k-means++ weighs candidates too, k-means|| once, at its end.
-    seeding = 1 if settings.init == "random" else 2 * 5 + 3 if parallel else 3 * (k - 1) + 1
+    # A step of k-means++ lowers distances, fetches candidates and weighs them; all else fetches its rows once.
+    greedy = settings.init == "k-means++" or (settings.init == "auto" and auto_init(n_rows, k) == "k-means++")
+    seeding = 3 * (k - 1) + 1 if greedy else 1
     starts = settings.n_init if settings.n_init != "auto" else 10 if settings.init == "random" else 1
+    # A swap draws rows, fetches them, iterates, measures the use of each centroid, iterates and labels.
+    swaps = MOST_SWAPS * (4 + GROWN_ITERATIONS + settings.max_iter) if settings.quality == "best" else 0
     if minibatch:
         # Centroids start from the first batch; one pass takes it from rows that are not in memory.
         starts, seeding = 1, 0 if resident else 1
@@ -199,6 +203,7 @@ def _passes(
         Passes("check and scan", 1, False, later),
         Passes("hold a sample" if minibatch else "seed", starts * seeding, not minibatch, later),
         Passes("iterate", starts * settings.max_iter, True, later),
+        Passes("swap centroids", swaps, True, later),
         Passes("label", starts, False, later),
         Passes("summarize", 2, True, later),
     )
@@ -228,6 +233,16 @@ def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tupl
     if not known:
         return None, ["the number of features is known only once the preprocessing is fitted"]
     return len(features), []
+
+
+def _seed_bytes(init: str, n_rows: int | None, k: int, row_bytes: int) -> int:
+    """The sample that seeding works on, once as read and once by cells, with a few numbers a row."""
+    from gpukm.core.seeding import auto_init
+    from gpukm.core.twolevel import Shape
+
+    if init not in ("auto", "two-level") or (init == "auto" and auto_init(n_rows, k) == "k-means++"):
+        return 0
+    return Shape.of(n_rows or 1 << 62, k).rows * (2 * row_bytes + _ROW_STATE_BYTES)
 
 
 def _batch_bytes(rows: int, row_bytes: int) -> int:

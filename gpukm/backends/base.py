@@ -34,6 +34,35 @@ class Frame:
     radius: float
 
 
+@dataclass(frozen=True)
+class Lists:
+    """One list of integers a cell: ``values[offsets[g] : offsets[g + 1]]``, both int64."""
+
+    offsets: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows in groups of neighbours.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n, n_features)
+        Rows, those of a cell next to each other.
+    weight : ndarray of float64 of shape (n,) or None
+    starts : ndarray of int64 of shape (n_cells + 1,)
+        Cell g holds the rows ``starts[g] .. starts[g + 1]``, at least one.
+    radius : float
+        At least ``|x - m|`` of every feature and row, for one m.
+    """
+
+    x: np.ndarray
+    weight: np.ndarray | None
+    starts: np.ndarray
+    radius: float
+
+
 class Backend(ABC):
     """Arithmetic on blocks of rows; ``x`` is C-contiguous, finite, float32 or float64, of shape (n, n_features)."""
 
@@ -139,3 +168,28 @@ class Backend(ABC):
         :class:`gpukm.core.batch.BatchedResult`. A problem that stays unsolved is one for the ordinary engine.
         """
         raise NotImplementedError(f"backend {self.name} has no kernel for many small problems")
+
+    @abstractmethod
+    def seed_cells(
+        self, cells: Cells, nearest: np.ndarray, arrivals: Lists, steps: np.ndarray, draws: np.ndarray, exponent: int
+    ) -> np.ndarray:
+        """Choose centres among the rows of each cell by greedy k-means++ within it.
+
+        Parameters
+        ----------
+        cells : Cells
+        nearest : ndarray of float64 of shape (n,)
+            D of each row to the nearest centre known to its cell; lowered in place, first by the arrivals.
+        arrivals : Lists
+            For each cell, rows of other cells that became centres.
+        steps : ndarray of int64 of shape (n_cells + 1,)
+            Cell g takes the steps ``steps[g] .. steps[g + 1]``.
+        draws : ndarray of uint64 of shape (n_steps, n_trials)
+            A step draws so many candidates, each row in proportion to ``rint(w * nearest * 2**exponent)``, and keeps
+            the one that leaves its cell the least potential, the first of equals.
+
+        Returns
+        -------
+        ndarray of int64 of shape (n_steps,)
+            The rows chosen; -1 where the cell had no potential left.
+        """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gpukm_kernels import native
 
-from gpukm.backends.base import Backend, Frame
+from gpukm.backends.base import Backend, Cells, Frame, Lists
 from gpukm.backends.batch import Fits, Problems
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import ConfigError
@@ -189,6 +189,28 @@ class CpuBackend(Backend):
             records,
             threads,
         )
+
+    def seed_cells(
+        self, cells: Cells, nearest: np.ndarray, arrivals: Lists, steps: np.ndarray, draws: np.ndarray, exponent: int
+    ) -> np.ndarray:
+        # Squares that may overflow float32 tell the screening nothing.
+        trusted = 4.0 * cells.x.shape[1] * cells.radius**2 < float(np.finfo(cells.x.dtype).max) / 4
+        chosen = np.full(len(draws), -1, np.int64)
+        self._cpu.seed_cells(
+            cells.x,
+            cells.weight,
+            cells.starts,
+            arrivals.offsets,
+            arrivals.values,
+            steps,
+            draws,
+            float(np.ldexp(1.0, exponent)),
+            bool(trusted),
+            nearest,
+            chosen,
+            self._threads,
+        )
+        return chosen
 
 
 def group_count(row_bytes: int, n_clusters: int) -> int:

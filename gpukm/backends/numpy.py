@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from gpukm.backends.base import Backend, Frame
+from gpukm.backends.base import Backend, Cells, Frame, Lists
 from gpukm.core.exact import exact_sum, in_lanes, row_distances
 from gpukm.core.stats import ClusterStats, Grid, split
 
@@ -135,6 +136,33 @@ class NumpyBackend(Backend):
                 d = weight[rows, None] * d
             total += np.rint(np.ldexp(d, exponent)).astype(np.int64).sum(axis=0)
         return total
+
+    def seed_cells(
+        self, cells: Cells, nearest: np.ndarray, arrivals: Lists, steps: np.ndarray, draws: np.ndarray, exponent: int
+    ) -> np.ndarray:
+        chosen = np.full(len(draws), -1, np.int64)
+        scale = np.ldexp(1.0, exponent)
+        for g, (start, stop) in enumerate(pairwise(cells.starts)):
+            x, mine = cells.x[start:stop], nearest[start:stop]
+            w = None if cells.weight is None else cells.weight[start:stop]
+            arrived = arrivals.values[arrivals.offsets[g] : arrivals.offsets[g + 1]]
+            if len(arrived):
+                self.lower(mine, x, cells.x[arrived])
+            for step in range(steps[g], steps[g + 1]):
+                value = mine if w is None else w * mine
+                prefix = np.cumsum(np.rint(value * scale).astype(np.int64))
+                if not prefix[-1]:
+                    break
+                rows = np.searchsorted(prefix, _below(draws[step], int(prefix[-1])), side="right")
+                left = self.potentials(mine, x, w, x[rows], exponent)
+                chosen[step] = start + rows[left.argmin()]
+                self.lower(mine, x, cells.x[chosen[step]][None])
+        return chosen
+
+
+def _below(draws: np.ndarray, bound: int) -> np.ndarray:
+    """The high half of each draw of 64 bits times the bound, in Python's integers."""
+    return np.array([int(draw) * bound >> 64 for draw in draws])
 
 
 def _blocks(n: int, width: int) -> list[slice]:

@@ -23,6 +23,7 @@ from gpukm.cli._options import (
 
 if TYPE_CHECKING:
     from gpukm.config import Settings
+    from gpukm.core.result import FitResult
     from gpukm.pipeline import GroupedOutcome, TrainOutcome
     from gpukm.pipeline.grouped import GroupOutcome
     from gpukm.snapshots import Snapshot
@@ -74,7 +75,7 @@ MaxExcess = Annotated[
 Init = Annotated[
     str | None,
     typer.Option(
-        "--init", metavar="METHOD", help="auto, k-means++, k-means||, random; minibatch: breathing (default: auto)."
+        "--init", metavar="METHOD", help="auto, two-level, k-means++, random; minibatch: breathing (default: auto)."
     ),
 ]
 NInit = Annotated[
@@ -90,6 +91,16 @@ Metric = Annotated[
     str | None, typer.Option("--metric", metavar="NAME", help="euclidean or cosine (default: euclidean).")
 ]
 Precision = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="exact (default: exact).")]
+
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        "--quality",
+        metavar="NAME",
+        help="standard, or best: swap centroids after the fit, for a lower inertia at several times the cost "
+        "(default: standard).",
+    ),
+]
 
 
 def train(
@@ -116,6 +127,7 @@ def train(
     seed: Seed = None,
     metric: Metric = None,
     precision: Precision = None,
+    quality: Quality = None,
     backend: Backend = None,
     device: Device = None,
     threads: Threads = None,
@@ -261,6 +273,12 @@ def _render_groups(done: GroupedOutcome, dry_run: bool) -> str:
     return f"{found}\n\n{trained} models {verb} in {done.store}"
 
 
+def _gain(result: FitResult) -> str:
+    """What swaps gained, where any were made."""
+    before = result.inertia_before_swaps
+    return f" ({1 - result.inertia / before:.3%} lower by swaps)" if before else ""
+
+
 def _say_if_absent(out: Output, checkpoint: str) -> None:
     """A wrong path would start over silently."""
     from pathlib import Path
@@ -280,6 +298,7 @@ def _data(done: TrainOutcome, report: str | None) -> dict[str, Any]:
         "id": done.ref.id,
         "data": done.reading.data_fields(),
         "inertia": done.result.inertia,
+        "inertia_before_swaps": done.result.inertia_before_swaps,
         "n_iter": done.result.n_iter,
         "stop": done.result.stop.name.lower(),
         "counts": done.result.counts,
@@ -301,7 +320,7 @@ def _render(done: TrainOutcome, snapshot: Snapshot) -> str:
         ("snapshot", f"{done.model} #{done.ref.number}  {done.ref.id}"),
         ("store", done.store),
         ("rows", f"{reading.n_samples:,}" + (f" ({dropped:,} dropped)" if dropped else "")),
-        ("inertia", f"{result.inertia:.6g} after {result.n_iter} iterations: {result.stop.value}"),
+        ("inertia", f"{result.inertia:.6g}{_gain(result)} after {result.n_iter} iterations: {result.stop.value}"),
         ("backend", result.backend),
     ]
     if done.resumed_from:

@@ -64,6 +64,8 @@ class FitResult:
         Which start won, from 0.
     n_scored, n_rechecked : int
         Rows labelled over all passes, and how many of them screening could not settle alone.
+    inertia_before_swaps : float or None
+        With ``quality="best"``: inertia of the best start, which swaps then lowered to ``inertia``.
     backend : str
         Name of the backend that ran.
     rejected : tuple of (str, str)
@@ -88,6 +90,7 @@ class FitResult:
     best_init: int = 0
     n_scored: int = 0
     n_rechecked: int = 0
+    inertia_before_swaps: float | None = None
     backend: str = ""
     rejected: tuple[tuple[str, str], ...] = ()
     settings: dict[str, object] = field(default_factory=dict)

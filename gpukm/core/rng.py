@@ -16,13 +16,17 @@ class Purpose(IntEnum):
 
     RANDOM_ROWS = 1
     KMEANS_PLUS_PLUS = 2
-    KMEANS_PARALLEL = 3
-    RECLUSTER = 4
     SAMPLE = 5
     RESTART = 6
     PORTION = 7
     BREATH = 8
     PROBLEM = 10
+    START_SAMPLE = 11
+    CELLS = 12
+    CELL_FIRST = 13
+    CELL_SHARE = 14
+    CELL_CHOICE = 15
+    SWAP = 16
 
 
 def raw(seed: int, purpose: int, start: int, n: int) -> np.ndarray:
@@ -37,10 +41,23 @@ def uniform_below(bound: int, seed: int, purpose: int, start: int, n: int) -> np
 
     A run of m consecutive integers is drawn with probability m / bound to within 2**-64.
     """
-    draws = raw(seed, purpose, start, n)
+    return below(raw(seed, purpose, start, n), bound)
+
+
+def strata(total: int, n: int, seed: int, purpose: int, start: int) -> np.ndarray:
+    """One integer from each n-th part of [0, total), ascending, int64 of shape (n,); total < 2**62, n < 2**31."""
+    whole, rest = divmod(total, n)
+    parts = np.arange(n + 1, dtype=np.int64)
+    edges = parts * whole + parts * rest // n
+    return edges[:-1] + below(raw(seed, purpose, start, n), np.diff(edges))
+
+
+def below(draws: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
+    """The high half of each draw (n,) of 64 bits times its bound, int64 of shape (n,); bounds < 2**62."""
     low_half = np.uint64(0xFFFFFFFF)
+    bounds = np.asarray(bound, dtype=np.uint64)
     high, low = draws >> np.uint64(32), draws & low_half
-    bound_high, bound_low = np.uint64(bound >> 32), np.uint64(bound & 0xFFFFFFFF)
+    bound_high, bound_low = bounds >> np.uint64(32), bounds & low_half
     middle = high * bound_low + ((low * bound_low) >> np.uint64(32))
     carry = (middle & low_half) + low * bound_high
     product = high * bound_high + (middle >> np.uint64(32)) + (carry >> np.uint64(32))

@@ -9,21 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from gpukm.backends.base import Backend
 from gpukm.core import rng
 from gpukm.core.exact import fold, to_float
-from gpukm.core.lloyd import Problem, iterate
+from gpukm.core.lloyd import Problem
 from gpukm.core.rng import Purpose
 from gpukm.core.shard import RowState, Scan, Shard
-from gpukm.core.stats import Grid
-from gpukm.sources.array import ArraySource
 
-_BITS = 60
-_GREEDY_WORK = 1 << 31
+#: Bits of the total of what is drawn from.
+DRAW_BITS = 60
+#: Problems so small that greedy k-means++ over all rows takes no time.
+_GREEDY_CLUSTERS, _GREEDY_DISTANCES = 100, 1 << 20
 
 
 Quantise = Callable[[Shard], Iterator[np.ndarray]]
@@ -70,22 +69,35 @@ class Draws:
         return found
 
 
+def quantised_weights(problem: Problem, shard: Shard) -> Iterator[np.ndarray]:
+    """Weights of a shard's rows as integers, block by block."""
+    exponent = DRAW_BITS - math.frexp(problem.total_weight)[1]
+    for rows, weight in shard.row_weights():
+        if weight is None:
+            yield np.ones(rows.stop - rows.start, dtype=np.int64)
+        else:
+            # A positive weight stays positive, so that as many rows as have one can always be drawn.
+            yield np.maximum(np.rint(np.ldexp(weight, exponent)), weight > 0).astype(np.int64)
+
+
+def auto_init(n_samples: int | None, k: int) -> str:
+    """The method that ``init="auto"`` means: greedy k-means++ where it takes no time, else two levels."""
+    few = n_samples is not None and k < _GREEDY_CLUSTERS and n_samples * k <= _GREEDY_DISTANCES
+    return "k-means++" if few else "two-level"
+
+
 def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:
     """Draw k different rows in proportion to their weights."""
     chosen = np.empty((0, 2), dtype=np.int64)
-    exponent = _BITS - math.frexp(problem.total_weight)[1]
 
     def quantise(shard: Shard) -> Iterator[np.ndarray]:
         """Weights as integers, rows already chosen as zero."""
         number = next(i for i, s in enumerate(problem.shards) if s is shard)
         taken = chosen[chosen[:, 0] == number, 1]
-        for rows, weight in shard.row_weights():
-            if weight is None:
-                q = np.ones(rows.stop - rows.start, dtype=np.int64)
-            else:
-                # A positive weight stays positive, so that k rows of positive weight can always be drawn.
-                q = np.maximum(np.rint(np.ldexp(weight, exponent)), weight > 0).astype(np.int64)
-            q[taken[(taken >= rows.start) & (taken < rows.stop)] - rows.start] = 0
+        start = 0
+        for q in quantised_weights(problem, shard):
+            q[taken[(taken >= start) & (taken < start + len(q))] - start] = 0
+            start += len(q)
             yield q
 
     draw = 0
@@ -112,7 +124,7 @@ def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None =
     n_trials = n_trials or 2 + int(math.log(k))
     centers = random_rows(problem, 1, seed)
     with _nearest_seed(problem):
-        exponent = _first_exponent(problem.scan)
+        exponent = _scan_exponent(problem.scan)
         draw = 0
         newest = centers
         while len(centers) < k:
@@ -137,36 +149,18 @@ def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None =
     return centers
 
 
-def kmeans_parallel(problem: Problem, k: int, seed: int, rounds: int = 5, oversampling: float = 2.0) -> np.ndarray:
-    """k-means|| (Bahmani et al., "Scalable K-Means++", VLDB 2012), reclustered by weighted k-means++ and Lloyd.
+def spread_rows(problem: Problem, centers: np.ndarray, n: int, seed: int, number: int) -> np.ndarray | None:
+    """Draw n rows in proportion to ``w * D`` to the nearest centre, one from each n-th part of the total, for swaps.
 
-    Each round chooses every row by itself with probability ``oversampling * k * w * D / potential``, keyed by the
-    row's place among the kept rows, so that sharding cannot change the draw.
+    None where every row coincides with a centre; ``number`` tells draws of one seed apart.
     """
-    centers = random_rows(problem, 1, seed)
     with _nearest_seed(problem):
-        exponent = _first_exponent(problem.scan)
-        newest = centers
-        for number in range(rounds):
-            _lower(problem, newest)
-            draws, exponent = _potential_draws(problem, exponent)
-            if draws.total == 0:
-                break
-            places = []
-            place = number * problem.scan.n_samples
-            for index, shard in enumerate(problem.shards):
-                at = 0
-                for q in draws.quantise(shard):
-                    p = oversampling * k * q.astype(np.float64) / float(draws.total)
-                    hits = np.flatnonzero(rng.uniform(seed, Purpose.KMEANS_PARALLEL, place + at, len(q)) < p)
-                    places.append(np.column_stack([np.full(len(hits), index), at + hits]))
-                    at += len(q)
-                place += at
-            newest = gather(problem, np.concatenate(places))
-            centers = np.concatenate([centers, newest])
-    if len(centers) < k:
-        centers = np.concatenate([centers, random_rows(problem, min(k, problem.scan.n_positive), seed)])
-    return _recluster(problem, centers, k, seed)
+        _lower(problem, centers)
+        draws, _ = _potential_draws(problem, _scan_exponent(problem.scan))
+        if not draws.total:
+            return None
+        targets = rng.strata(draws.total, n, seed, Purpose.SWAP, number << 32)
+        return gather(problem, draws.locate(targets))
 
 
 def gather(problem: Problem, places: np.ndarray) -> np.ndarray:
@@ -174,48 +168,12 @@ def gather(problem: Problem, places: np.ndarray) -> np.ndarray:
     out = np.empty((len(places), problem.shards[0].source.n_features), problem.dtype)
     for number, shard in enumerate(problem.shards):
         mine = np.flatnonzero(places[:, 0] == number)
+        mine = mine[np.argsort(places[mine, 1], kind="stable")]
         rows = places[mine, 1]
         for block in shard.blocks() if len(mine) else ():
-            here = (rows >= block.rows.start) & (rows < block.rows.stop)
+            here = slice(*np.searchsorted(rows, (block.rows.start, block.rows.stop)))
             out[mine[here]] = block.x[rows[here] - block.rows.start]
     return out
-
-
-def _recluster(problem: Problem, candidates: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Cluster the candidates, weighted by the rows nearest to each, into k centres."""
-    _, first = np.unique(candidates, axis=0, return_index=True)
-    candidates = np.ascontiguousarray(candidates[np.sort(first)])
-    if len(candidates) <= k:
-        return np.concatenate([candidates, np.repeat(candidates[:1], k - len(candidates), axis=0)])
-    for shard in problem.shards:
-        shard.begin(problem.grid)
-    stats = problem.executor.map_reduce(
-        lambda shard: shard.step(candidates, problem.frame), problem.shards, lambda a, b: a.merge(b)
-    ).stats
-    weight = stats.weights(problem.grid)
-    used = weight > 0
-    source = ArraySource(candidates[used], weight=weight[used])
-    backend: Backend = problem.shards[0].backend
-    shard = Shard(source, backend, len(candidates))
-    scan = shard.scan(problem.reference)
-    small = replace(
-        problem,
-        shards=[shard],
-        executor=type(problem.executor)(),
-        scan=scan,
-        grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
-        max_iter=10,
-        tol=0.0,
-    )
-    if scan.n_positive <= k:
-        return np.concatenate([source.x, np.repeat(source.x[:1], k - len(source.x), axis=0)])
-    # Several trials a step seed better, but cost as many times the work: taken where that is small.
-    work = len(source.x) * k * problem.reference.size
-    trials = None if work <= _GREEDY_WORK else 1
-    centers = kmeans_plus_plus(small, k, int(rng.raw(seed, Purpose.RECLUSTER, 0, 1)[0]), trials)
-    for state in iterate(small, centers):
-        centers = state.centroids
-    return centers
 
 
 @contextmanager
@@ -260,11 +218,10 @@ def _potential_draws(problem: Problem, exponent: int) -> tuple[Draws, int]:
                 yield np.rint(v * scale).astype(np.int64)
 
         draws = Draws.of(problem, quantise)
-        spare = _BITS - draws.total.bit_length()
-        # A total of zero may only mean that the grid is still far too coarse.
-        if spare < 8 or exponent + spare > 1000:
+        better = finer(draws.total, exponent)
+        if better == exponent:
             return draws, exponent
-        exponent = exponent + spare - 1
+        exponent = better
 
 
 def _potentials(shard: Shard, points: np.ndarray, exponent: int) -> np.ndarray:
@@ -275,8 +232,19 @@ def _potentials(shard: Shard, points: np.ndarray, exponent: int) -> np.ndarray:
     return total
 
 
-def _first_exponent(scan: Scan) -> int:
+def first_exponent(largest: float) -> int:
+    """The finest grid that holds a total of ``largest``."""
+    return int(min(DRAW_BITS - math.frexp(largest)[1] - 1, 1000)) if largest > 0 else 1000
+
+
+def finer(total: int, exponent: int) -> int:
+    """The grid to use in place of one on which the sum comes to ``total``: finer where many bits are unused."""
+    spare = DRAW_BITS - total.bit_length()
+    # A total of zero may only mean that the grid is still far too coarse.
+    return exponent if spare < 8 or exponent + spare > 1000 else exponent + spare - 1
+
+
+def _scan_exponent(scan: Scan) -> int:
     """A grid that holds the largest potential the feature ranges allow."""
     width = scan.maximum - scan.minimum
-    largest = fold(width * width) * to_float(scan.weight)
-    return int(min(_BITS - math.frexp(largest)[1] - 1, 1000)) if largest > 0 else 1000
+    return first_exponent(fold(width * width) * to_float(scan.weight))

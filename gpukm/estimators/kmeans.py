@@ -23,7 +23,7 @@ class KMeans(CentroidEstimator):
     Parameters
     ----------
     n_clusters : int, default=8
-    init : {"k-means++", "k-means||", "random", "auto"}, callable or array of shape (n_clusters, n_features)
+    init : {"k-means++", "two-level", "random", "auto"}, callable or array of shape (n_clusters, n_features)
     n_init : int or "auto", default="auto"
         Starts; "auto" makes one, or ten when ``init`` is random or callable.
     max_iter : int, default=300
@@ -38,6 +38,8 @@ class KMeans(CentroidEstimator):
     backend : {"auto", "cpu", "numpy"}, default="auto"
     device : str, default="auto"
     precision : {"exact"}, default="exact"
+    quality : {"standard", "best"}, default="standard"
+        "best" swaps centroids after the fit, for a lower inertia at several times the cost.
     executor : {"local"}, default="local"
     batch_size : int or None
         Rows read at a time from data that is not in memory.
@@ -57,7 +59,7 @@ class KMeans(CentroidEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "k-means||", "random", "auto"}), callable, "array-like"],
+        "init": [StrOptions({"k-means++", "two-level", "random", "auto"}), callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -69,6 +71,7 @@ class KMeans(CentroidEstimator):
         "backend": [str],
         "device": [str],
         "precision": [StrOptions({"exact"})],
+        "quality": [StrOptions({"standard", "best"})],
         "executor": [StrOptions({"local"})],
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],
     }
@@ -89,6 +92,7 @@ class KMeans(CentroidEstimator):
         backend: str = "auto",
         device: str = "auto",
         precision: str = "exact",
+        quality: str = "standard",
         executor: str = "local",
         batch_size: int | None = None,
     ) -> None:
@@ -105,6 +109,7 @@ class KMeans(CentroidEstimator):
         self.backend = backend
         self.device = device
         self.precision = precision
+        self.quality = quality
         self.executor = executor
         self.batch_size = batch_size
 
@@ -153,6 +158,7 @@ class KMeans(CentroidEstimator):
             backend=self.backend,
             device=self.device,
             precision=self.precision,
+            quality=self.quality,
             executor=self.executor,
             batch_size=self.batch_size,
         )

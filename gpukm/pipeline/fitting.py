@@ -55,12 +55,13 @@ def fit_with_checkpoints(
         backend=settings.backend,
         device=settings.device,
         precision=settings.precision,
+        quality=settings.quality,
         threads=settings.threads,
         batch_size=planned.batch_rows,
         keep_labels=False,
         resume=Resume(start.centroids, start.history, start.init, start.best) if start else None,
     )
-    current = -1
+    current: tuple[int, int] | None = None
     try:
         while True:
             try:
@@ -68,9 +69,10 @@ def fit_with_checkpoints(
             except StopIteration as end:
                 result: FitResult = end.value
                 return result, start.iteration if start else 0
-            if step.init != current:
-                current = step.init
-                name = f"start {current + 1} of {step.n_init}" if step.n_init > 1 else "iterating"
+            if (step.init, step.swap) != current:
+                current = step.init, step.swap
+                name = f"start {step.init + 1} of {step.n_init}" if step.n_init > 1 else "iterating"
+                name = f"swap {step.swap}" if step.swap else name
                 progress.stage(name, settings.max_iter, "iterations")
             if reading.held is not None:  # rows that are streamed are seen as they are read
                 progress.seen(reading.n_rows)
@@ -101,7 +103,8 @@ class _Keeper:
 
     def see(self, step: FitProgress) -> None:
         """Note the state after an iteration."""
-        if self._path is None:
+        if self._path is None or step.swap:
+            # Swaps follow from what the starts found; a resumed fit makes them again.
             return
         if step.init != self._init:
             self._init, self._history = step.init, []

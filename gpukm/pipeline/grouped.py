@@ -119,6 +119,8 @@ def train_groups(
         raise ConfigError(
             f"--algorithm is {settings.algorithm}, and --group-by clusters with lloyd only; drop one of them"
         )
+    if settings.quality != "standard":
+        raise ConfigError(f"--quality is {settings.quality}, and --group-by makes standard fits only; drop one of them")
     if settings.checkpoint is not None:
         raise ConfigError("--checkpoint saves the state of one fit; leave it out with --group-by")
     if by in (*settings.columns, *settings.one_hot, settings.weight_column):

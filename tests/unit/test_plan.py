@@ -77,6 +77,12 @@ def test_passes_grow_with_what_is_asked_for() -> None:
     assert count("seed", init="k-means++") > count("seed", init="random", n_init=1)
 
 
+def test_swaps_are_planned_only_where_they_are_asked_for() -> None:
+    raw = ArraySource(np.zeros((4, 3)))
+    assert "swap centroids" not in [p.purpose for p in make(raw).passes]
+    assert next(p for p in make(raw, quality="best").passes if p.purpose == "swap centroids").at_most
+
+
 class Counting(ArraySource):
     """Streams an array and counts the rows it gave."""
 
@@ -92,7 +98,7 @@ class Counting(ArraySource):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+@pytest.mark.parametrize("init", ["random", "k-means++", "two-level"])
 def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> None:
     rng = np.random.default_rng(0)
     raw = Counting(rng.normal(size=(3000, 3)), weight=rng.random(3000) if weighted else None)
@@ -123,18 +129,33 @@ def test_a_mini_batch_fit_plans_for_the_rows_it_copies() -> None:
     raw = ArraySource(np.zeros((4, 32), np.float32))
     raw.n_rows = 1 << 20
     each = [
-        plan(raw, Settings(n_clusters=8, algorithm=name), Preprocessing(), "the data").memory_bytes
+        plan(raw, Settings(n_clusters=8, algorithm=name, init="random"), Preprocessing(), "the data").memory_bytes
         for name in ("lloyd", "minibatch")
     ]
     assert each[1] - each[0] == (1 << 20) * (32 * 4 // 2 + 8)
 
 
+def test_swaps_make_no_more_passes_than_planned() -> None:
+    raw = Counting(np.random.default_rng(0).normal(size=(3000, 3)))
+    planned = make(raw, init="random", n_init=1, max_iter=3, batch_rows=500, quality="best").passes
+    kmeans(raw, 8, init="random", n_init=1, max_iter=3, batch_size=500, seed=0, quality="best")
+    most = sum(p.count for p in planned if p.purpose not in ("fit preprocessing", "read and fingerprint", "summarize"))
+    assert raw.read / 3000 <= most + 1
+
+
 def test_bounds_of_rows_in_memory_are_counted() -> None:
     raw = ArraySource(np.zeros((4, 32), np.float32))
     raw.n_rows = 1 << 20
-    few, many = (plan(raw, Settings(n_clusters=k), Preprocessing(), "the data") for k in (8, 4096))
+    few, many = (plan(raw, Settings(n_clusters=k, init="random"), Preprocessing(), "the data") for k in (8, 4096))
     centroids = (4096 - 8) * 32 * (4 * 4 + 64)
     assert many.memory_bytes - few.memory_bytes == centroids + (1 << 20) * 4 * (32 + 2)
+
+
+def test_the_sample_of_seeding_is_counted() -> None:
+    raw = ArraySource(np.zeros((4, 32), np.float32))
+    raw.n_rows = 1 << 30
+    sampled, not_sampled = (make(raw, init=init, batch_rows=100) for init in ("auto", "k-means++"))
+    assert sampled.memory_bytes - not_sampled.memory_bytes == 50 * 8 * (2 * 32 * 4 + 32)
 
 
 def test_batches_are_as_asked_for() -> None:

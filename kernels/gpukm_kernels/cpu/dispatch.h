@@ -109,6 +109,14 @@ struct Ops {
                 const X* previous, const double* r, X* mean, double* shift, double* gain, int threads);
   // Solves problems, one a thread; false where it was interrupted.
   bool (*batch)(const Batch<X>& problems, int threads);
+  // Chooses centres among the rows of each cell [starts[g], starts[g + 1]) by greedy k-means++ within it: steps
+  // [steps[g], steps[g + 1]) are its own, each with `trials` draws of 64 bits. nearest[i] is D to the nearest centre
+  // known to the cell: it is lowered by the rows points[arrivals[g]], ... first, then by every choice. A row is drawn in
+  // proportion to rint(w_i nearest_i scale). chosen[s] is a row, or -1 where a cell has no potential left. `trusted`
+  // says that no squared distance overflows X.
+  void (*seed_cells)(const X* x, const double* w, int64_t d, const int64_t* starts, int64_t cells,
+                     const int64_t* arrivals, const int64_t* points, const int64_t* steps, const uint64_t* draws,
+                     int64_t trials, double scale, bool trusted, double* nearest, int64_t* chosen, int threads);
 };
 
 struct Table {

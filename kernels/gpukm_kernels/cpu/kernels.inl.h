@@ -30,11 +30,13 @@ constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 #include "track.inl.h"
 
 #include "batch.inl.h"
+#include "seed.inl.h"
 
 template <class X>
 constexpr Ops<X> ops() {
   return {prepare<X>, release<X>, assign<X>, assign_two<X>, track_start<X>, track_stop<X>, track<X>,
-          distances<X>, total<X>, column_range<X>, cross<X>, lower<X>, potentials<X>, accumulate<X>, means<X>, batch<X>};
+          distances<X>, total<X>, column_range<X>, cross<X>, lower<X>, potentials<X>, accumulate<X>, means<X>, batch<X>,
+          seed_cells<X>};
 }
 
 #define GPUKM_STRING_(x) #x

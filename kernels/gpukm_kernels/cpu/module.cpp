@@ -245,6 +245,19 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
       nb::arg("spherical"), nb::arg("solved"), nb::arg("centroids"), nb::arg("labels"), nb::arg("inertia"),
       nb::arg("total_weight"), nb::arg("n_iter"), nb::arg("best_init"), nb::arg("rechecked"), nb::arg("stop"),
       nb::arg("counts"), nb::arg("weights"), nb::arg("constant"), nb::arg("history"), nb::arg("threads"));
+  m.def(
+      "seed_cells",
+      [](In<X> x, nb::object w, In<int64_t> starts, In<int64_t> arrivals, In<int64_t> points, In<int64_t> steps,
+         In<uint64_t> draws, double scale, bool trusted, Out<double> nearest, Out<int64_t> chosen, int threads) {
+        const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
+        nb::gil_scoped_release release;
+        ops<X>().seed_cells(x.data(), weights, int64_t(x.shape(1)), starts.data(), int64_t(starts.shape(0)) - 1,
+                            arrivals.data(), points.data(), steps.data(), draws.data(), int64_t(draws.shape(1)),
+                            scale, trusted, nearest.data(), chosen.data(),
+                            team(threads, values(x) * double(draws.shape(0))));
+      },
+      nb::arg("x"), nb::arg("w").none(), nb::arg("starts"), nb::arg("arrivals"), nb::arg("points"), nb::arg("steps"),
+      nb::arg("draws"), nb::arg("scale"), nb::arg("trusted"), nb::arg("nearest"), nb::arg("chosen"), nb::arg("threads"));
 }
 
 }  // namespace
