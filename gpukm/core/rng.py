@@ -19,7 +19,6 @@ class Purpose(IntEnum):
     SAMPLE = 5
     RESTART = 6
     PORTION = 7
-    BREATH = 8
     PROBLEM = 10
     START_SAMPLE = 11
     CELLS = 12

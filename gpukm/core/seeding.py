@@ -149,20 +149,6 @@ def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None =
     return centers
 
 
-def spread_rows(problem: Problem, centers: np.ndarray, n: int, seed: int, number: int) -> np.ndarray | None:
-    """Draw n rows in proportion to ``w * D`` to the nearest centre, one from each n-th part of the total, for swaps.
-
-    None where every row coincides with a centre; ``number`` tells draws of one seed apart.
-    """
-    with _nearest_seed(problem):
-        _lower(problem, centers)
-        draws, _ = _potential_draws(problem, _scan_exponent(problem.scan))
-        if not draws.total:
-            return None
-        targets = rng.strata(draws.total, n, seed, Purpose.SWAP, number << 32)
-        return gather(problem, draws.locate(targets))
-
-
 def gather(problem: Problem, places: np.ndarray) -> np.ndarray:
     """Rows at ``places`` (n, 2) of (shard, kept row within it), in the order asked for."""
     out = np.empty((len(places), problem.shards[0].source.n_features), problem.dtype)

@@ -1,16 +1,19 @@
 """Swaps after a fit: centroids are added where the error is, and as many of the least useful ones are taken away.
 
-The idea is that of breathing k-means (Fritzke, "The breathing k-means algorithm", 2020), with additions drawn as
-k-means++ draws and in proportion to k. All decisions follow from order-free numbers.
+This is breathing k-means (Fritzke, "The Breathing K-Means Algorithm", arXiv:2006.15666), with additions in proportion
+to k. All decisions follow from order-free numbers.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
-from gpukm.core.exact import exact_sum_by
+from gpukm.core.exact import exact_sum_by, to_float
 from gpukm.core.lloyd import Problem
-from gpukm.core.seeding import spread_rows
+from gpukm.core.rng import Purpose, uniform
 from gpukm.core.shard import Shard
 
 #: Iterations of Lloyd between adding and taking away.
@@ -18,6 +21,23 @@ GROWN_ITERATIONS = 10
 #: Swaps at most, and the part of the inertia below which a swap's gain makes the next one smaller.
 MOST_SWAPS = 20
 LEAST_GAIN = 1e-4
+#: How far from a centroid another one is put, relative to the root mean squared distance of the rows per feature.
+_OFFSET = 0.01
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What centroids do for their rows, exact Python integers of shape (k,); mergeable.
+
+    ``inertia`` is the sum of ``w * D``, and ``use`` by how much that would rise at once without the centroid.
+    """
+
+    inertia: np.ndarray
+    use: np.ndarray
+
+    def merge(self, other: Errors) -> Errors:
+        """Both parts together."""
+        return Errors(self.inertia + other.inertia, self.use + other.use)
 
 
 def first_size(problem: Problem, k: int) -> int:
@@ -26,20 +46,27 @@ def first_size(problem: Problem, k: int) -> int:
 
 
 def grow(problem: Problem, centroids: np.ndarray, size: int, seed: int, number: int) -> np.ndarray | None:
-    """Add ``size`` rows drawn in proportion to their part of the inertia; None where the inertia is zero."""
-    rows = spread_rows(problem, centroids, size, seed, number)
-    return None if rows is None else np.concatenate([centroids, rows])
+    """Put ``size`` centroids beside those whose rows have the largest inertia; None where it is zero.
+
+    ``number`` tells draws of one seed apart.
+    """
+    inertia = errors(problem, centroids).inertia
+    worst = sorted(range(len(centroids)), key=lambda j: (-inertia[j], j))[:size]
+    d = centroids.shape[1]
+    length = _OFFSET * math.sqrt(to_float(int(inertia.sum())) / problem.total_weight / d)
+    if length == 0:
+        return None
+    draws = uniform(seed, Purpose.SWAP, number << 32, len(worst) * d).reshape(-1, d)
+    beside = (centroids[worst] + length * (2 * draws - 1)).astype(problem.dtype)
+    return np.concatenate([centroids, beside])
 
 
 def shrink(problem: Problem, centroids: np.ndarray, size: int) -> np.ndarray:
     """Take away the ``size`` centroids without which the inertia would rise the least, but no two neighbours.
 
-    A centroid's use is the sum over its rows of ``w * (D to the second nearest - D to the nearest)``. The nearest other
-    centroid of one that goes will get its rows, so its own use says little from then on, and it stays.
+    The nearest other centroid of one that goes will get its rows, so its own use says little from then on; it stays.
     """
-    uses: np.ndarray = problem.executor.map_reduce(
-        lambda shard: _uses(shard, centroids, problem), problem.shards, lambda a, b: a + b
-    )
+    uses = errors(problem, centroids).use
     backend = problem.shards[0].backend
     order = sorted(range(len(centroids)), key=lambda j: (uses[j], j))
     gone = np.zeros(len(centroids), bool)
@@ -56,12 +83,24 @@ def shrink(problem: Problem, centroids: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(centroids[~gone])
 
 
-def _uses(shard: Shard, centroids: np.ndarray, problem: Problem) -> np.ndarray:
-    """Exact use of each centroid to a shard's rows, Python integers of shape (k,)."""
+def errors(problem: Problem, centroids: np.ndarray) -> Errors:
+    """Measure every centroid in one pass over the rows."""
+    found: Errors = problem.executor.map_reduce(
+        lambda shard: _errors(shard, centroids, problem), problem.shards, Errors.merge
+    )
+    return found
+
+
+def _errors(shard: Shard, centroids: np.ndarray, problem: Problem) -> Errors:
+    """The part of a shard's rows."""
+    k = len(centroids)
     prepared = shard.backend.prepare(centroids, problem.frame)
-    total = np.zeros(len(centroids), dtype=object)
+    total = Errors(np.zeros(k, dtype=object), np.zeros(k, dtype=object))
     for block in shard.blocks():
         labels, nearest, second = shard.backend.assign_two(block.x, prepared)
-        rise = second - nearest
-        total = total + exact_sum_by(rise if block.weight is None else block.weight * rise, labels, len(centroids))
+        # A centroid that is alone has no second: it is never taken away.
+        rise = np.where(np.isfinite(second), second - nearest, 0.0)
+        weight = 1.0 if block.weight is None else block.weight
+        parts = (exact_sum_by(weight * v, labels, k) for v in (nearest, rise))
+        total = total.merge(Errors(*parts))
     return total
