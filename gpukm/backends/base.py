@@ -63,6 +63,41 @@ class Cells:
     radius: float
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What labelling all rows once took; mergeable.
+
+    Attributes
+    ----------
+    plans : frozenset of {"plain", "fill", "follow"}
+        All rows labelled without bounds; the same, and bounds left for the next time; bounds followed.
+    n_scored, n_pairs : int
+        Pairs of a row and a group of centroids that were scored, of so many.
+    n_movers : int
+        Centroids that stood apart, because they moved most, and that all rows were scored against.
+    """
+
+    plans: frozenset[str]
+    n_scored: int
+    n_pairs: int
+    n_movers: int = 0
+
+    def merge(self, other: Effort) -> Effort:
+        """Both parts together."""
+        return Effort(
+            self.plans | other.plans,
+            self.n_scored + other.n_scored,
+            self.n_pairs + other.n_pairs,
+            max(self.n_movers, other.n_movers),
+        )
+
+    def __str__(self) -> str:
+        words = {"plain": "without bounds", "fill": "leaving bounds", "follow": "following bounds"}
+        share = self.n_scored / self.n_pairs if self.n_pairs else 1.0
+        apart = f", {self.n_movers} centroids apart" if self.n_movers else ""
+        return f"{' and '.join(words[plan] for plan in sorted(self.plans))}, {share:.1%} scored{apart}"
+
+
 class Backend(ABC):
     """Arithmetic on blocks of rows; ``x`` is C-contiguous, finite, float32 or float64, of shape (n, n_features)."""
 
@@ -82,6 +117,10 @@ class Backend(ABC):
 
     def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
         """As :meth:`assign`, with a tracker; ``labels`` holds the result of the call before and is overwritten."""
+        raise NotImplementedError(f"backend {self.name} makes no trackers")
+
+    def effort(self, tracker: Any) -> Effort:
+        """What the last call of :meth:`track` took."""
         raise NotImplementedError(f"backend {self.name} makes no trackers")
 
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gpukm_kernels import native
 
-from gpukm.backends.base import Backend, Cells, Frame, Lists
+from gpukm.backends.base import Backend, Cells, Effort, Frame, Lists
 from gpukm.backends.batch import Fits, Problems
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import ConfigError
@@ -17,6 +17,7 @@ _GROUP_SIZE = 40
 _LEAST_GROUP_SIZE = 8
 _FEW_GROUPS = 16
 _GROUPING_ROUNDS = 4
+_PLANS = ("plain", "fill", "follow")
 # A problem is small, for one thread from its seeding to its labels, while its rows stay in a cache and an iteration
 # takes less than a few milliseconds. Beyond, threads share a problem, and rows are tracked.
 _SMALL_VALUES = 1 << 18
@@ -66,6 +67,9 @@ class CpuBackend(Backend):
     def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
         center = np.ascontiguousarray(frame.center, np.float64)
         return int(tracker.assign(x, np.ascontiguousarray(centroids), center, frame.radius, labels, self._threads))
+
+    def effort(self, tracker: Any) -> Effort:
+        return Effort(frozenset([_PLANS[tracker.plan]]), tracker.scored, tracker.pairs, tracker.movers)
 
     def assign_two(self, x: np.ndarray, prepared: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         labels = np.empty(len(x), np.int32)

@@ -16,14 +16,15 @@ _EVERY_SECONDS_VERBOSE = 1.0
 def reporter(verbose: bool) -> Progress:
     """Bars where stderr is a terminal that can draw them, lines elsewhere."""
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        return Bars()
-    return Lines(_EVERY_SECONDS_VERBOSE if verbose else _EVERY_SECONDS)
+        return Bars(verbose)
+    return Lines(_EVERY_SECONDS_VERBOSE if verbose else _EVERY_SECONDS, verbose)
 
 
 class _Counter(Progress):
     """Counts what both kinds show."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool) -> None:
+        self.verbose = verbose
         self.name, self.unit = "", "rows"
         self.total: int | None = None
         self.done = self.rows = 0
@@ -76,8 +77,8 @@ class _Counter(Progress):
 class Lines(_Counter):
     """A plain line when a stage begins, then one every few seconds."""
 
-    def __init__(self, every_seconds: float) -> None:
-        super().__init__()
+    def __init__(self, every_seconds: float, verbose: bool = False) -> None:
+        super().__init__(verbose)
         self._every = every_seconds
         self._last = 0.0
 
@@ -93,12 +94,17 @@ class Lines(_Counter):
             self._last = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
+    def detail(self, text: str) -> None:
+        """Say it at once."""
+        if self.verbose:
+            print(text, file=sys.stderr, flush=True)
+
 
 class Bars(_Counter):
     """One live bar that changes with the stage."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__(verbose)
         self._display: Any = None
         self._task: Any = None
 
@@ -118,6 +124,11 @@ class Bars(_Counter):
         parts = [f"{_short(self.done)}{total} {self.unit}", self.note, self.rate(), self.left()]
         status = " · ".join(part for part in parts if part)
         self._display.update(self._task, completed=self.done, status=status)
+
+    def detail(self, text: str) -> None:
+        """Say it above the bar."""
+        if self.verbose and self._display is not None:
+            self._display.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Take the bar away."""

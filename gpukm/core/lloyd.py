@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpukm.backends.base import Frame
+from gpukm.backends.base import Effort, Frame
 from gpukm.core.exact import fold, row_distances, to_float
 from gpukm.core.result import IterationRecord, StopReason
 from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates
@@ -51,6 +51,8 @@ class LloydState:
         Set in the last state.
     n_scored, n_rechecked : int
         Rows labelled in this iteration, and rows that screening could not settle.
+    effort : Effort
+        How much of the labelling could be avoided.
     """
 
     centroids: np.ndarray
@@ -59,6 +61,7 @@ class LloydState:
     stop: StopReason | None
     n_scored: int
     n_rechecked: int
+    effort: Effort
 
 
 def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -> Iterator[LloydState]:
@@ -103,7 +106,7 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
         elif iteration == problem.max_iter:
             stop = StopReason.MAX_ITER
         centroids = updated
-        yield LloydState(centroids, record, tolerance, stop, step.n_scored, step.n_rechecked)
+        yield LloydState(centroids, record, tolerance, stop, step.n_scored, step.n_rechecked, step.effort)
         if stop is not None:
             return
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukm.backends.base import Backend, Frame
+from gpukm.backends.base import Backend, Effort, Frame
 from gpukm.core.exact import exact_sum
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import DataError
@@ -59,6 +59,7 @@ class Step:
     n_moved: int
     n_scored: int
     n_rechecked: int
+    effort: Effort
 
     def merge(self, other: Step) -> Step:
         """Both parts together."""
@@ -67,6 +68,7 @@ class Step:
             self.n_moved + other.n_moved,
             self.n_scored + other.n_scored,
             self.n_rechecked + other.n_rechecked,
+            self.effort.merge(other.effort),
         )
 
 
@@ -280,7 +282,7 @@ class Shard:
             self.backend.accumulate(total, block.x, block.weight, labels, None, self._grid)
         if total is None:
             total = ClusterStats.zero(k, self.source.n_features, False)
-        return Step(total, scored, scored, rechecked)
+        return Step(total, scored, scored, rechecked, _plain(scored))
 
     def _step_resident(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Step that keeps labels, so that later sums touch only the rows that moved."""
@@ -292,7 +294,8 @@ class Shard:
             self._stats = ClusterStats.zero(len(centroids), block.x.shape[1], block.weight is not None)
         moved = self.backend.accumulate(self._stats, block.x, block.weight, labels, before, self._grid)
         self._labels, self._labels_for = labels, centroids
-        return Step(self._stats.copy(), moved, len(labels), rechecked)
+        effort = _plain(len(labels)) if self._tracker is None else self.backend.effort(self._tracker)
+        return Step(self._stats.copy(), moved, len(labels), rechecked, effort)
 
     def _label_resident(self, block: Block, centroids: np.ndarray, frame: Frame) -> tuple[np.ndarray, int]:
         """Exact labels of rows in memory, with what is known from the step before; and the rows rechecked."""
@@ -402,6 +405,11 @@ class Shard:
 def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:
     """The first n by (distance descending, row ascending)."""
     return sorted(candidates, key=lambda c: (-c.distance, c.row))[:n]
+
+
+def _plain(n: int) -> Effort:
+    """Rows labelled with no state."""
+    return Effort(frozenset(["plain"]), n, n)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -77,6 +77,7 @@ def fit_with_checkpoints(
             if reading.held is not None:  # rows that are streamed are seen as they are read
                 progress.seen(reading.n_rows)
             progress.advance(1, f"inertia {step.state.record.inertia:.6g}")
+            progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
     finally:
         keeper.save()

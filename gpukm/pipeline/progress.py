@@ -19,6 +19,9 @@ class Progress:
     def seen(self, rows: int) -> None:
         """Rows looked at since the last call; they are the units of a stage in rows."""
 
+    def detail(self, text: str) -> None:
+        """Say what only those want to know who ask for more."""
+
     def close(self) -> None:
         """No more stages."""
 

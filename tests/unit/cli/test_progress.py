@@ -34,6 +34,13 @@ def test_lines_are_not_printed_too_often(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "reading ...\n"
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_details_are_for_those_who_ask(verbose: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = reporter(verbose=verbose)
+    progress.detail("iteration 1: without bounds, 100.0% scored")
+    assert capsys.readouterr().err == ("iteration 1: without bounds, 100.0% scored\n" if verbose else "")
+
+
 def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
