@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from cpu import inertia, mixture
+from data import mixture
 from record import record
+from verify import inertia
 
 from gpukm import kmeans
 
@@ -47,12 +48,12 @@ def pass_seconds(x: np.ndarray, k: int) -> float:
 def start(x: np.ndarray, k: int, init: str, seed: int) -> tuple[np.ndarray, float]:
     """A start and the seconds it took."""
     from gpukm.backends import select
-    from gpukm.functional import _problem, _seed
+    from gpukm.functional import look_at, start_from
 
     rows = as_rows(x)
-    problem = _problem(rows, select("cpu", "auto", None), k, 1, 0.0, "euclidean", None, None, 1)
+    problem = look_at(rows, select("cpu", "auto", None), k, 1, 0.0, "euclidean", None, None, 1)
     began = time.perf_counter()
-    found = _seed(problem, init, k, seed, rows)
+    found = start_from(problem, init, k, seed, rows)
     return found, time.perf_counter() - began
 
 
