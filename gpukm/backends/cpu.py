@@ -17,6 +17,8 @@ _GROUP_SIZE = 40
 _LEAST_GROUP_SIZE = 8
 _FEW_GROUPS = 16
 _GROUPING_ROUNDS = 4
+# Rows a cluster below which grouping the centroids costs as much as it saves.
+_TRACKED_ROWS = 4
 _PLANS = ("plain", "fill", "follow")
 # A problem is small, for one thread from its seeding to its labels, while its rows stay in a cache and an iteration
 # takes less than a few milliseconds. Beyond, threads share a problem, and rows are tracked.
@@ -57,7 +59,8 @@ class CpuBackend(Backend):
 
     def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
         groups = group_count(x.shape[1] * x.itemsize, len(centroids))
-        return self.follow(x, centroids, groups) if groups > 1 else None
+        pays = groups > 1 and len(x) >= _TRACKED_ROWS * len(centroids)
+        return self.follow(x, centroids, groups) if pays else None
 
     def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int) -> Any:
         """Make a tracker with so many groups of centroids."""

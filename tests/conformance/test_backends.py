@@ -81,3 +81,47 @@ def test_a_group_of_two_tiles_is_judged_by_both():
     labels = np.zeros(len(x), np.int32)
     backend.track(tracker, x, c, Frame(np.zeros(d), 1.0), labels)
     assert labels.tolist() == [2] * len(x)
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
+def test_squares_that_overflow_bound_nothing():
+    """Rows farther out than the frame tells, as those of weight zero: their squares are infinite in float32."""
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(0)
+    n, d, k = 4000, 16, 256
+    centers = rng.normal(size=(k, d)) * 3e13
+    x = (centers[rng.integers(0, k, n)] + rng.normal(size=(n, d)) * 1e13).astype(np.float32)
+    x[:200] = rng.normal(size=(200, d)) * 1e20
+    backend = CpuBackend(2)
+    frame = Frame(np.zeros(d), float(np.abs(x[200:]).max()))
+    tracker, labels, plans = backend.follow(x, x[200 : 200 + k], 8), np.zeros(n, np.int32), set()
+    c = x[200 : 200 + k].astype(np.float64)
+    for step in range(12):
+        c32 = c.astype(np.float32)
+        backend.track(tracker, x, c32, frame, labels)
+        plans |= backend.effort(tracker).plans
+        np.testing.assert_array_equal(labels, backend.cross_distances(x, c32).argmin(axis=1))
+        jump = np.where(np.arange(k) == step, 1e14 if step % 2 else 3e19, 1e9)
+        c += rng.normal(size=c.shape) * jump[:, None]
+    assert "follow" in plans
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
+@pytest.mark.parametrize("n", [240, 257, 300])
+def test_one_group_of_all_centroids(n):
+    from gpukm.backends.cpu import CpuBackend
+
+    x = np.random.default_rng(1).normal(size=(n, 32)).astype(np.float32)
+    backend, c = CpuBackend(1), x[:60].copy()
+    tracker, labels = backend.follow(x, c, 1), np.zeros(n, np.int32)
+    for _ in range(3):
+        backend.track(tracker, x, c, frame_of(x), labels)
+        np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
+        c = c + np.float32(1e-3)
+
+
+def frame_of(x):
+    return Frame(np.zeros(x.shape[1]), float(np.abs(x).max()))

@@ -13,7 +13,10 @@ constexpr float kFar = 0x1p126f;
 constexpr double kLongest = 0x1p120;
 // Numbers of movers to choose from: k / 2^i for i from kFewestMovers down to kMostMovers, or none.
 constexpr int kFewestMovers = 8, kMostMovers = 2;
-constexpr int64_t kMostSampled = 256, kLeastSampled = 32, kRowsASample = 512;
+constexpr int64_t kMostSampled = 256, kLeastSampled = 32, kRowsASample = 1024;
+// Calls that bounds should be followed for before they have paid, and that are let pass, at most, before another look.
+constexpr double kRepaid = 8;
+constexpr int64_t kLongestWait = 4;
 
 template <class X>
 struct Tracker {
@@ -31,6 +34,8 @@ struct Tracker {
   double longest_path = 0;              // sum of the longest group's steps
   int64_t scored = 0, pairs = 0;        // (row, group) pairs of the last call: scored, and all
   int64_t movers = 0;                   // of the last call
+  int64_t wait = 0, waited = 0;         // calls to go before bounds are thought of again, and how many it was last time
+  int64_t followed = 0, wasted = 0;     // calls that followed the last bounds, and bounds left in vain
 
   Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_)
       : n(n_), d(d_), k(k_), groups(groups_), width((groups_ + 7) / 8 * 8), group_of(k_), upper(n_), nearest(n_),
@@ -104,9 +109,10 @@ struct Costs {
   double open;     // a row that these do not settle: its conversion, what is known of it
   double pair;     // to take a row into a group's panel
   double take;     // to take a group's result into a row
+  double leave;    // the same where all rows are given bounds
   Costs(int64_t d, int64_t groups, bool integers)
       : score(0.14 + double(d) * (integers ? 0.01 : 0.025)), look(3), filter(15 + double(groups) + 0.2 * double(d)),
-        open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8) {}
+        open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8), leave(13) {}
 };
 
 // Expected nanoseconds a row of following bounds, from those of a sample: `lower` [rows][groups] without the moves.
@@ -159,13 +165,21 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
                Moves& moves, int threads) {
   const int64_t n = tracker.n, k = tracker.k, d = tracker.d, G = tracker.groups;
   const Costs costs(d, G, integers);
-  const double plain = double(k) * costs.score, fill = plain + double(G) * costs.take;
+  const double plain = double(k) * costs.score, fill = plain + double(G) * costs.leave;
   // Nothing is known yet: bounds are left where they cost little beside the labels.
   if (!tracker.moving) return fill < 1.15 * plain ? Plan::fill : Plan::plain;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t j = 0; j < k; ++j) {
-    const double moved = exact_distance(centroids + j * d, tracker.previous.data() + j * d, d);
-    moves.shift[j] = moved > 0 ? distance_up(moved, kBoundFactor) : 0;
+  if (!tracker.started && tracker.wait > 0) {
+    --tracker.wait;
+    return Plan::plain;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t j = 0; j < k; ++j) {
+      const double moved = exact_distance(centroids + j * d, tracker.previous.data() + j * d, d);
+      moves.shift[j] = moved > 0 ? distance_up(moved, kBoundFactor) : 0;
+    }
   }
   sort_by_shift(moves.shift.data(), k, moves.order.data());
   int64_t rows = n / kRowsASample;
@@ -184,24 +198,36 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
                                     moves.most.data());
     if (found.cost < plain) {
       moves.movers = found.movers;
+      ++tracker.followed;
       return Plan::follow;
     }
+    tracker.wasted += double(tracker.followed) < kRepaid / 2;
   }
   // Would bounds of the last call, were they there, have saved enough in this one?
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int64_t s = 0; s < rows; ++s) {
-    const int64_t i = s * n / rows;
-    for (int64_t g = 0; g < G; ++g) lower[s * G + g] = kFar;
-    for (int64_t j = 0; j < k; ++j) {
-      if (j == labels[i]) continue;
-      const float v = distance_up(exact_distance(x + i * d, tracker.previous.data() + j * d, d), 1.0);
-      float& l = lower[s * G + tracker.group_of[j]];
-      l = v < l ? v : l;
+#pragma omp parallel num_threads(threads)
+  {
+    FloatMode mode;
+#pragma omp for schedule(dynamic)
+    for (int64_t s = 0; s < rows; ++s) {
+      const int64_t i = s * n / rows;
+      for (int64_t g = 0; g < G; ++g) lower[s * G + g] = kFar;
+      for (int64_t j = 0; j < k; ++j) {
+        if (j == labels[i]) continue;
+        const float v = distance_up(exact_distance(x + i * d, tracker.previous.data() + j * d, d), 1.0);
+        float& l = lower[s * G + tracker.group_of[j]];
+        l = v < l ? v : l;
+      }
     }
   }
   const Estimate found =
       estimate(costs, moves, tracker.group_of.data(), k, G, upper.data(), lower.data(), rows, most.data());
-  return found.cost + (fill - plain) / 4 < 0.8 * plain ? Plan::fill : Plan::plain;
+  if (found.cost + (fill - plain) * double(1 + tracker.wasted) / kRepaid < 0.8 * plain) {
+    tracker.followed = tracker.waited = 0;
+    return Plan::fill;
+  }
+  tracker.waited = tracker.waited < kLongestWait ? tracker.waited + 1 : kLongestWait;
+  tracker.wait = tracker.waited - 1;
+  return Plan::plain;
 }
 
 // Lets paths follow the moves of a call that keeps bounds; false where they grow too long to be compared. Where movers

@@ -32,11 +32,11 @@ template <class T>
 struct Limits;
 template <>
 struct Limits<float> {
-  static constexpr double unit = 0x1p-24, tiny = 0x1p-126;
+  static constexpr double unit = 0x1p-24, tiny = 0x1p-126, most = 0x1.fp127;
 };
 template <>
 struct Limits<double> {
-  static constexpr double unit = 0x1p-53, tiny = 0x1p-1022;
+  static constexpr double unit = 0x1p-53, tiny = 0x1p-1022, most = 0x1.fp1023;
 };
 
 template <class T>

@@ -68,9 +68,11 @@ inline T looseness(const Packed<X, T>& p) {
   return T((double(p.d) + 24) * 6 * Limits<T>::unit);
 }
 
+// An infinite square has overflowed, or there is nobody to measure: it tells no more than the largest one does.
 template <class T>
 inline float distance_down(T squared, double inverse_scale) {
-  const double v = __builtin_sqrt(double(squared)) * inverse_scale * (1 - 0x1p-22);
+  const double finite = double(squared) < Limits<T>::most ? double(squared) : Limits<T>::most;
+  const double v = __builtin_sqrt(finite) * inverse_scale * (1 - 0x1p-22);
   return v < kFar ? float(v) : kFar;
 }
 
@@ -355,14 +357,14 @@ struct TrackRows {
     if (!packed) {
       double sum = -double(n) * costs.pair - double(n - n_open) * costs.open / 2;
       for (int64_t g = 0; g < groups; ++g) sum += gain(g) > 0 ? gain(g) : 0;
-      packed = sum >= 0;
+      packed = !tracker.started || sum >= 0;
       if (packed) pack_all();
     }
     for (int64_t g = 0; g < groups; ++g) {
       if (moves.tiles[g + 1] == moves.tiles[g + 2]) {
         // Nobody but movers in this group.
         for (int64_t a = 0; a < n_open; ++a) put_bound(lane.rows[a].at, g, kFar);
-      } else if (packed && gain(g) > 0) {
+      } else if (packed && (!tracker.started || gain(g) > 0)) {
         score_all(g);
       } else {
         score_listed(g);
@@ -402,8 +404,12 @@ struct TrackRows {
       float least = kFar;
       for (int64_t g = 0; g < groups; ++g) least = bound(i, g) < least ? bound(i, g) : least;
       put_nearest(i, least);
-      put_upper(i, settled ? now : __builtin_inff());
-      if (settled) continue;
+      if (settled) {
+        put_upper(i, now);
+        continue;
+      }
+      // Its label is not known yet, and may not even be a guess.
+      tracker.upper[at] = __builtin_inff();
       lane.pending.row[lane.pending.count] = at;
       lane.pending.threshold[lane.pending.count] = row.threshold;
       ++lane.pending.count;
