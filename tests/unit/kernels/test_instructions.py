@@ -1,7 +1,8 @@
 """Instructions that each kernel takes, counted by valgrind: a time would be noise, a count is the same every time.
 
-The table is tests/native/instructions.json. A kernel that needs over a twentieth more than its entry fails. Where that
-is meant, or where a kernel has become cheaper, ``GPUKM_WRITE_INSTRUCTIONS=1`` makes this test write the table anew.
+The table is tests/native/instructions.json, of one compiler. A kernel that takes over a hundredth more than its entry
+fails, which one instruction more in an inner loop does. Where that is meant, and where a kernel has become cheaper,
+``GPUKM_WRITE_INSTRUCTIONS=1`` makes this test write the table anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 from tests.unit.kernels.programs import ROOT, build, needs_sources, program
 
 TABLE = ROOT / "tests" / "native" / "instructions.json"
-MORE = 1.05
+MORE = 1.01
 
 pytestmark = needs_sources
 
