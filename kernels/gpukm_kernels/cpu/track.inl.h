@@ -436,10 +436,11 @@ struct TrackRows {
         for (int64_t g = groups; g < width; ++g) stored(i)[g] = kFar;
       }
       n_open = n;
-      // Nothing is ruled out, so every group is scored for all rows and needs no list.
+      // Nothing is ruled out, so every group is scored for all rows, laid in panels, and there are no lists.
       for (int64_t g = 0; g < groups; ++g) lane.count[g] = int32_t(n);
+      pack_all();
     }
-    if (n_open) score_groups(tracker.started && moves.movers);
+    if (n_open) score_groups(!tracker.started || moves.movers);
     settle();
   }
 };

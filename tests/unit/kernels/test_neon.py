@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.unit.kernels.programs import build, needs_sources, program, run
+
 #: What tests/native/driver.cpp prints on every machine; it follows from the definitions and the driver's data alone.
 DIGEST = "7fc6b8fdfab20d16"
-#: Where programs are looked for: those installed with the tests count.
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-pytestmark = pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="there is no source tree here")
-
-
-def program(*names: str) -> str:
-    """Path of the first program there is; without one the test is skipped and says so."""
-    found = next((path for name in names if (path := shutil.which(name, path=PATH))), None)
-    if found is None:
-        pytest.skip(f"not run: {' or '.join(names)} is not installed")
-    return found
-
-
-def run(*command: str) -> str:
-    """Standard output of a command that must succeed."""
-    done = subprocess.run(command, env={**os.environ, "PATH": PATH}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout
-
-
-def driver(name: str, compiler: str, *options: str) -> str:
-    """Compile as the package is; the folder is kept, so that only what changed is compiled again."""
-    cmake, folder = program("cmake"), ROOT / "build" / f"driver-{name}"
-    generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
-    choice = ["-DGPUKM_DRIVER=ON", f"-DCMAKE_CXX_COMPILER={compiler}", *options]
-    run(cmake, "-S", str(ROOT), "-B", str(folder), *generator, *choice)
-    run(cmake, "--build", str(folder), "--parallel", "2")
-    return str(folder / "driver")
+pytestmark = needs_sources
 
 
 def lines(output: str) -> dict[str, str]:
@@ -53,7 +23,7 @@ def lines(output: str) -> dict[str, str]:
 
 @pytest.mark.slow  # the conformance tests run these units too, by way of Python
 def test_units_of_this_processor() -> None:
-    said = lines(run(driver("here", program("c++", "g++"))))
+    said = lines(run(build("driver", "here", program("c++", "g++"))))
     assert said["portable"] == "runs here"
     assert said["digest"] == DIGEST
 
@@ -61,7 +31,7 @@ def test_units_of_this_processor() -> None:
 @pytest.mark.timeout(600)
 def test_halved_bounds_are_found_out() -> None:
     """Bounds of screening and of shifts hold with little to spare: labels go wrong with half of them."""
-    halved = driver("halved", program("c++", "g++"), "-DCMAKE_CXX_FLAGS=-DGPUKM_BOUND_FACTOR=0.5")
+    halved = build("driver", "halved", program("c++", "g++"), "-DCMAKE_CXX_FLAGS=-DGPUKM_BOUND_FACTOR=0.5")
     said = subprocess.run([halved], capture_output=True, text=True, check=False)
     assert said.returncode == 1
     bounds = ["portable, adverse product", "portable, adverse difference", "tracked labels"]
@@ -75,7 +45,7 @@ def test_halved_bounds_are_found_out() -> None:
 def test_neon_in_an_emulator() -> None:
     emulator, compiler = program("qemu-aarch64", "qemu-aarch64-static"), program("aarch64-linux-gnu-g++")
     library = Path(run(compiler, "-print-file-name=libc.so.6").strip()).resolve()
-    built = driver("aarch64", compiler, "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
+    built = build("driver", "aarch64", compiler, "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
     said = lines(run(emulator, "-L", str(library.parents[1]), built))
     assert said["neon"] == "runs here"
     assert said["digest"] == DIGEST
