@@ -1,5 +1,45 @@
 // What is defined to the bit: D, and the order-free sums.
 
+// kLanes<double> values as float64.
+template <class X>
+inline Vec<double> widen(const X* p) {
+  typename VecOf<X, kLanes<double>>::type v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vec<double>);
+}
+
+// Eight sums in registers; vectors wider than the processor's would go through memory.
+struct EightSums {
+  static constexpr int kWidth = kLanes<double>, kVectors = 8 / kWidth;
+  Vec<double> q[kVectors] = {};
+
+  // Adds term(f) .. term(f + kWidth - 1) for all features, those of f to lane f mod 8; `one` makes a single term.
+  template <class Term, class One>
+  void add(int64_t d, Term term, One one) {
+    int64_t f = 0;
+    for (; f + 8 <= d; f += 8)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) q[v] += term(f + v * kWidth);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v, f += kWidth) {
+      if (f + kWidth <= d) {
+        q[v] += term(f);
+      } else if (f < d) {
+        // +0 changes no bit of a sum that began with +0.
+        double tail[kWidth] = {};
+        for (int l = 0; l < kWidth && f + l < d; ++l) tail[l] = one(f + l);
+        q[v] += load(tail);
+      }
+    }
+  }
+  // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)): halves are added until two are left.
+  double total() const {
+    double s[8];
+    __builtin_memcpy(s, q, sizeof s);
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+  }
+};
+
 // D(x, c): lane l adds the squares of features l, l + 8, ... from +0; then a fixed tree. Never fused.
 template <class X>
 inline double exact_distance(const X* x, const X* c, int64_t d) {
@@ -12,19 +52,18 @@ inline double exact_distance(const X* x, const X* c, int64_t d) {
     }
     return (q[0] + q[2]) + (q[1] + q[3]);
   }
-  Lanes8 acc = {};
-  int64_t i = 0;
-  for (; i + 8 <= d; i += 8) {
-    Lanes8 diff = load8(x + i) - load8(c + i);
-    acc += diff * diff;
-  }
-  if (i < d) {
-    double tail[8] = {};
-    for (int64_t l = 0; i + l < d; ++l) tail[l] = double(x[i + l]) - double(c[i + l]);
-    Lanes8 diff = load8(tail);
-    acc += diff * diff;
-  }
-  return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+  EightSums sums;
+  sums.add(
+      d,
+      [&](int64_t f) {
+        const Vec<double> diff = widen(x + f) - widen(c + f);
+        return diff * diff;
+      },
+      [&](int64_t f) {
+        const double diff = double(x[f]) - double(c[f]);
+        return diff * diff;
+      });
+  return sums.total();
 }
 
 template <class X>
@@ -224,23 +263,18 @@ struct LimbSums {
     double* h = hi.data() + (cluster - first) * d;
     double* l = lo.data() + (cluster - first) * d;
     int64_t f = 0;
-    const Lanes8 round_high = kRoundHigh - Lanes8{}, round_low = kRoundLow - Lanes8{};
-    for (; f + 8 <= d; f += 8) {
-      Lanes8 v = load8(x + f);
-      if (weighted) v = w * v;
-      Lanes8 t = v * load8(scales + f);
-      Lanes8 high = (t + round_high) - round_high;
-      Lanes8 low = ((t - high) + round_low) - round_low;
-      Lanes8 a = load8(h + f), b = load8(l + f);
-      a = Sign > 0 ? a + high : a - high;
-      b = Sign > 0 ? b + low : b - low;
-      __builtin_memcpy(h + f, &a, sizeof a);
-      __builtin_memcpy(l + f, &b, sizeof b);
+    constexpr int L = kLanes<double>;
+    const Vec<double> round_high = splat(kRoundHigh), round_low = splat(kRoundLow), weight = splat(w);
+    for (; f + L <= d; f += L) {
+      // A weight of one changes no bit.
+      const Vec<double> t = weight * widen(x + f) * load(scales + f);
+      const Vec<double> high = (t + round_high) - round_high, low = ((t - high) + round_low) - round_low;
+      store(h + f, Sign > 0 ? load(h + f) + high : load(h + f) - high);
+      store(l + f, Sign > 0 ? load(l + f) + low : load(l + f) - low);
     }
     for (; f < d; ++f) {
-      double high, low, v = double(x[f]);
-      if (weighted) v = w * v;
-      term(v * scales[f], &high, &low);
+      double high, low;
+      term(w * double(x[f]) * scales[f], &high, &low);
       h[f] += Sign * high;
       l[f] += Sign * low;
     }
@@ -304,25 +338,41 @@ int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k,
   return moved;
 }
 
+// sum_f c_f (w c_f - 2 (S_f - w r_f)) with c taken from r, in the lanes and the tree of D.
+template <class X>
+inline double gained(const X* center, const double* r, const double* s, double w, int64_t d) {
+  EightSums sums;
+  sums.add(
+      d,
+      [&](int64_t f) {
+        const Vec<double> from = load(r + f), c = widen(center + f) - from;
+        return c * (w * c - 2 * (load(s + f) - w * from));
+      },
+      [&](int64_t f) {
+        const double c = double(center[f]) - r[f];
+        return c * (w * c - 2 * (s[f] - w * r[f]));
+      });
+  return sums.total();
+}
+
 template <class X>
 void means(const int64_t* hi, const int64_t* lo, const double* weights, int64_t k, int64_t d, const double* units,
            const X* previous, const double* r, X* mean, double* shift, double* gain, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
+    Buffer<double> sums(d);
 #pragma omp for schedule(static)
     for (int64_t j = 0; j < k; ++j) {
       const double w = weights[j];
-      double lane[8] = {};
+      const X* c = previous + j * d;
       for (int64_t f = 0; f < d; ++f) {
         const int64_t at = j * d + f;
         const __int128 total = __int128(hi[at]) * (int64_t(1) << 32) + lo[at];
-        const double s = double(total) * units[f];
-        mean[at] = w > 0 ? X(s / w) : previous[at];
-        const double c = double(previous[at]) - r[f];
-        lane[f % 8] += c * (w * c - 2 * (s - w * r[f]));
+        sums[f] = double(total) * units[f];
+        mean[at] = w > 0 ? X(sums[f] / w) : c[f];
       }
-      gain[j] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+      gain[j] = gained(c, r, sums.data(), w, d);
       shift[j] = exact_distance(mean + j * d, previous + j * d, d);
     }
   }

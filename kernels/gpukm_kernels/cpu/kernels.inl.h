@@ -19,6 +19,9 @@ constexpr int kBlock = GPUKM_BLOCK;
 #endif
 constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 
+// Inlined into one function, the steps of a fit would spill each other's registers.
+#define GPUKM_APART __attribute__((noinline))
+
 #include "simd.inl.h"
 
 #include "exact.inl.h"
@@ -28,6 +31,16 @@ constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 #include "bounds.inl.h"
 
 #include "track.inl.h"
+
+#include "batch_sums.inl.h"
+
+#include "batch_rows.inl.h"
+
+#include "batch_score.inl.h"
+
+#include "batch_seed.inl.h"
+
+#include "batch_lloyd.inl.h"
 
 #include "batch.inl.h"
 #include "seed.inl.h"

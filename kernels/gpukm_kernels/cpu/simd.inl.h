@@ -52,6 +52,8 @@ inline Vec<double> less_select(Vec<double> a, Vec<double> b, Vec<double> yes, Ve
 // Bits of the lanes where a > b does not hold, NaN included.
 inline Mask not_greater(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a, b, _CMP_NGT_UQ); }
 inline Mask not_greater(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_NGT_UQ); }
+// Bits of the lanes that are negative.
+inline Mask sign_bits(Vec<int32_t> v) { return _mm512_movepi32_mask(__m512i(v)); }
 #elif defined(GPUKM_AVX2)
 using Mask = uint32_t;
 inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
@@ -72,6 +74,7 @@ inline Mask not_greater(Vec<float> a, Vec<float> b) {
 inline Mask not_greater(Vec<double> a, Vec<double> b) {
   return Mask(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGT_UQ)));
 }
+inline Mask sign_bits(Vec<int32_t> v) { return Mask(_mm256_movemask_ps(__m256(v))); }
 #else
 using Mask = uint32_t;
 #if defined(GPUKM_NEON)
@@ -101,6 +104,11 @@ inline Mask not_greater(V a, V b) {
   auto greater = a > b;
   Mask m = 0;
   for (int i = 0; i < int(sizeof(V) / sizeof(a[0])); ++i) m |= Mask(greater[i] == 0) << i;
+  return m;
+}
+inline Mask sign_bits(Vec<int32_t> v) {
+  Mask m = 0;
+  for (int i = 0; i < kLanes<int32_t>; ++i) m |= Mask(v[i] < 0) << i;
   return m;
 }
 #endif
@@ -170,8 +178,6 @@ inline __m256 as_floats(const double* p, const double* m, double scale) {
 constexpr bool kIntegers = false;
 #endif
 
-// Eight float64 lanes, the shape of D whatever the instruction set.
-typedef double Lanes8 __attribute__((vector_size(64)));
 typedef float Lanes8f __attribute__((vector_size(32)));
 
 inline Lanes8f load8f(const float* p) {
@@ -186,15 +192,4 @@ inline bool all_of(M mask) {
   bool all = true;
   for (int r = 0; r < 8; ++r) all &= mask[r] != 0;
   return all;
-}
-
-inline Lanes8 load8(const double* p) {
-  Lanes8 v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-inline Lanes8 load8(const float* p) {
-  Lanes8f v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, Lanes8);
 }
