@@ -74,12 +74,16 @@ def test_a_group_of_two_tiles_is_judged_by_both():
     # Every product is a little below half a unit in the last place of the sum, and lost: this one seems farther.
     far[:] = 2.0**-12 * (1 - 2.0**-10)
     far[0] = 1 + np.sqrt((15 / 16) ** 2 + 311 * u)
-    c = np.stack([own, near, far])
+    # Others, out of reach: with so many centroids bounds are left in the first call.
+    others = np.zeros((60, d), np.float32)
+    others[:, 0] = -1 - np.arange(60) / 64
+    c = np.concatenate([[own, near, far], others])
     backend = CpuBackend(1)
     assert backend.cross_distances(x[:1], c).argmin() == 2
-    tracker = backend._cpu.TrackerF32(len(x), d, 2, np.array([0, 1, 1], np.int32))
+    tracker = backend._cpu.TrackerF32(len(x), d, 2, np.array([0, 1, 1] + [0] * 60, np.int32))
     labels = np.zeros(len(x), np.int32)
     backend.track(tracker, x, c, Frame(np.zeros(d), 1.0), labels)
+    assert backend.effort(tracker).plans == {"fill"}
     assert labels.tolist() == [2] * len(x)
 
 
