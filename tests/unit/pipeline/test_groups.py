@@ -16,7 +16,7 @@ from gpukm.snapshots.store import _MODEL
 from gpukm.sources.table import MemoryTable
 
 
-@given(st.text(max_size=12))
+@given(st.text(max_size=8))
 def test_names_are_safe_and_can_be_read_back(value: str) -> None:
     name = group_model("m.1", value)
     assert _MODEL.fullmatch(name) and name.startswith("m.1.")
