@@ -53,7 +53,7 @@ inline Keys<X> load_keys(const Key<X>* p) {
 
 // The median of n > 0 numbers given by their keys, padded to whole panels with the largest key, the mean of the middle
 // two where n is even. Counting narrows the range of keys without a branch a number: at the value where the rank would
-// lie if numbers were spread evenly, and half way after a guess that left more than half of the numbers.
+// lie if numbers were spread evenly, and half way after a guess that left most of the numbers.
 template <class X>
 GPUKM_APART double median(const Key<X>* keys, int64_t n) {
   Key<X> low = keys[0], high = keys[0];
@@ -72,15 +72,16 @@ GPUKM_APART double median(const Key<X>* keys, int64_t n) {
       const Key<X> guess = key_of(X(from + (to - from) * share));
       mid = guess < low ? low : guess >= high ? high - 1 : guess;
     }
-    // Padding is never among them: mid < high.
+    // Padding is larger, since mid < high.
+    const Keys<X> middle = mid - Keys<X>{};
     Keys<X> sums[kPanelVectors] = {};
     for (int64_t i = 0; i < n; i += kPanelRows<X>)
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanelVectors; ++v) sums[v] -= load_keys<X>(keys + i + v * kLanes<X>) <= mid;
+      for (int v = 0; v < kPanelVectors; ++v) sums[v] -= load_keys<X>(keys + i + v * kLanes<X>) > middle;
     Keys<X> sum = {};
     for (int v = 0; v < kPanelVectors; ++v) sum += sums[v];
-    int64_t found = 0;
-    for (int l = 0; l < kLanes<X>; ++l) found += int64_t(sum[l]);
+    int64_t found = (n + kPanelRows<X> - 1) / kPanelRows<X> * kPanelRows<X>;
+    for (int l = 0; l < kLanes<X>; ++l) found -= int64_t(sum[l]);
     const int64_t left = up_to - below;
     if (found <= rank) {
       low = mid + 1;
@@ -89,7 +90,7 @@ GPUKM_APART double median(const Key<X>* keys, int64_t n) {
       high = mid;
       up_to = found;
     }
-    halve = !halve && 2 * (up_to - below) > left;
+    halve = !halve && 8 * (up_to - below) > 7 * left;
   }
   // The largest key up to `high` has the rank, the smallest beyond it comes next.
   Key<X> lower = low, upper = kMostKey<X>;
