@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpukm.cli._io import output, table
+from gpukm.cli._io import Output, output, table
 from gpukm.cli._options import (
     Backend,
     BatchRows,
@@ -22,9 +22,13 @@ from gpukm.cli._options import (
     Where,
     given,
 )
+from gpukm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gpukm.pipeline import AssignOutcome
+    from collections.abc import Sequence
+
+    from gpukm.config import Settings
+    from gpukm.pipeline import AssignedGroups, AssignOutcome
 
 
 def assign(
@@ -38,6 +42,18 @@ def assign(
         list[str] | None, typer.Option("--id-column", metavar="NAMES", help="Columns to copy to the output: a,b.")
     ] = None,
     where: Where = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN",
+            help="Label each row by the model of its value in this column, MODEL.VALUE, as train --group-by made them.",
+        ),
+    ] = None,
+    unknown_groups: Annotated[
+        str,
+        typer.Option("--unknown-groups", metavar="DO", help="Rows whose group has no model: error, or null labels."),
+    ] = "error",
     backend: Backend = None,
     device: Device = None,
     threads: Threads = None,
@@ -52,6 +68,7 @@ def assign(
 
     Writes Parquet in input order: the id columns (or the row number), label, distance to the centroid, distance to
     the second nearest one, and whether the row is an outlier: farther out than 99 % of the cluster it was trained on.
+    With --group-by every row is labelled by the model of its group, and the group column is copied too.
     """
     with output("assign", as_json, verbose) as out:
         from gpukm.config import load
@@ -60,6 +77,11 @@ def assign(
         for warning in loaded.warnings:
             out.warn(warning)
         settings = loaded.settings
+        if group_by is not None:
+            _assign_groups(out, settings, source, to, group_by, snapshot, unknown_groups, where or (), dry_run)
+            return
+        if unknown_groups != "error":
+            raise ConfigError("--unknown-groups is about groups; give --group-by COLUMN too")
         from gpukm.pipeline import assign as run
         from gpukm.pipeline.inputs import the_model
         from gpukm.snapshots import Store as Snapshots
@@ -95,6 +117,78 @@ def assign(
             out.result(data, f"would label {rows} with {name} into {to}; nothing was written")
             return
         out.result(data, lambda: _render(done, name))
+
+
+def _assign_groups(
+    out: Output,
+    settings: Settings,
+    source: str,
+    to: str,
+    by: str,
+    ref: str,
+    unknown_groups: str,
+    where: Sequence[str],
+    dry_run: bool,
+) -> None:
+    """Label by the models of groups and list these."""
+    from gpukm.pipeline import assign_groups
+    from gpukm.snapshots import Store as Snapshots
+
+    progress = out.progress()
+    try:
+        done = assign_groups(
+            Snapshots.open(settings.store),
+            source,
+            to,
+            by,
+            settings,
+            ref=ref,
+            unknown_groups=unknown_groups,
+            where=where,
+            progress=progress,
+            dry_run=dry_run,
+        )
+    finally:
+        progress.close()
+    for warning in done.warnings:
+        out.warn(warning)
+    if done.n_rows == 0:
+        out.warn("no row was labelled: the data, or what --where selects of it, is empty")
+    if done.n_dropped:
+        out.warn(f"{done.n_dropped} rows with missing values were left out, as in training (null policy drop)")
+    groups = [
+        {"value": g.value, "model": g.model, "number": g.number, "id": g.id, "n_rows": g.n_rows}
+        | ({} if dry_run else {"n_dropped": g.n_dropped, "n_outliers": g.n_outliers, "counts": g.counts})
+        for g in done.groups
+    ]
+    data = {
+        "dry_run": dry_run,
+        "group_by": done.column,
+        "out": done.out or None,
+        "columns": done.columns,
+        "n_rows": done.n_rows,
+        "n_dropped": done.n_dropped,
+        "n_outliers": done.n_outliers,
+        "unknown": done.unknown,
+        "n_missing": done.n_missing,
+        "groups": groups,
+    }
+    if dry_run:
+        n = done.n_rows - sum(done.unknown.values()) - done.n_missing
+        out.result(data, f"would label {n:,} rows with {len(groups)} models into {to}; nothing was written")
+        return
+    out.result(data, lambda: _render_groups(done))
+
+
+def _render_groups(done: AssignedGroups) -> str:
+    """For people: a line for each group, then what was written."""
+    lines = [
+        (g.value, f"{g.model} #{g.number}", f"{g.n_rows:,}", f"{g.n_outliers:,}", str(sum(c > 0 for c in g.counts)))
+        for g in done.groups
+    ]
+    lines += [(value, "no model", f"{n:,}", "", "") for value, n in done.unknown.items()]
+    shown = table(lines, (done.column.upper(), "SNAPSHOT", "ROWS", "OUTLIERS", "CLUSTERS"))
+    return f"{shown}\n\n{done.n_rows:,} rows written to {done.out}"
 
 
 def _render(done: AssignOutcome, name: str) -> str:

@@ -10,18 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpukm.pipeline.assigning import AssignOutcome, assign
+    from gpukm.pipeline.assigning_groups import AssignedGroups, assign_groups
     from gpukm.pipeline.grouped import GroupedOutcome, train_groups
     from gpukm.pipeline.progress import Progress
     from gpukm.pipeline.training import TrainOutcome, train
 
-__all__ = ["AssignOutcome", "GroupedOutcome", "Progress", "TrainOutcome", "assign", "train", "train_groups"]
+__all__ = [
+    "AssignOutcome",
+    "AssignedGroups",
+    "GroupedOutcome",
+    "Progress",
+    "TrainOutcome",
+    "assign",
+    "assign_groups",
+    "train",
+    "train_groups",
+]
 
 _HOMES = {
     "AssignOutcome": "assigning",
+    "AssignedGroups": "assigning_groups",
     "GroupedOutcome": "grouped",
     "Progress": "progress",
     "TrainOutcome": "training",
     "assign": "assigning",
+    "assign_groups": "assigning_groups",
     "train": "training",
     "train_groups": "grouped",
 }

@@ -85,15 +85,9 @@ def assign(
     from gpukm.preprocessing import PreparedSource
 
     progress = progress or Progress()
-    target = check_writable(out, "the output")
-    if Path(source).exists() and target.exists() and Path(source).samefile(target):
-        raise ConfigError(f"the output {out} is the input; choose another name")
-    ids = settings.id_column
-    taken = sorted(set(ids) & set(OWN_COLUMNS))
-    if taken:
-        raise ConfigError(f"id column {taken[0]!r} has the name of a column that assign writes; rename it")
+    target, ids = check_output(source, out, settings.id_column)
     raw = open_input(source, where)
-    id_fields = _id_fields(raw, ids)
+    id_fields = fields_of(raw, ids)
     prepared = PreparedSource(raw, snapshot.fitted, pass_columns=ids)
     columns = (*([field.name for field in id_fields]), *OWN_COLUMNS)
     if dry_run:
@@ -101,10 +95,11 @@ def assign(
     progress.stage("assigning", raw.n_rows)
     counts = np.zeros(len(snapshot.centroids), np.int64)
     n_rows = n_dropped = n_outliers = 0
-    with atomic_file(target) as stream, _writer(stream, id_fields) as writer:
+    with atomic_file(target) as stream, writer_of(stream, id_fields) as writer:
         for batch, labels, nearest, second in _labelled(prepared, snapshot, settings):
             outlier = np.sqrt(nearest) > thresholds(snapshot)[labels]
-            writer.write_batch(_output(writer.schema, batch, labels, nearest, second, outlier))
+            mine = [batch.row_numbers] if batch.columns is None else list(batch.columns.columns)
+            writer.write_batch(output(writer.schema, mine, labels, nearest, second, outlier))
             counts += np.bincount(labels, minlength=len(counts))
             n_rows, n_outliers = n_rows + len(labels), n_outliers + int(outlier.sum())
             n_dropped += batch.n_rows - len(labels)
@@ -141,8 +136,25 @@ def _labelled(
     )
 
 
-def _id_fields(raw: Source | Table, ids: Sequence[str]) -> list[pa.Field]:
-    """Fields that identify a row in the output."""
+def check_output(source: str, out: str | os.PathLike[str], ids: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """Where the output goes, and the columns it copies.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be written there, or a name is taken.
+    """
+    target = check_writable(out, "the output")
+    if Path(source).exists() and target.exists() and Path(source).samefile(target):
+        raise ConfigError(f"the output {out} is the input; choose another name")
+    taken = sorted(set(ids) & set(OWN_COLUMNS))
+    if taken:
+        raise ConfigError(f"id column {taken[0]!r} has the name of a column that assign writes; rename it")
+    return target, ids
+
+
+def fields_of(raw: Source | Table, ids: Sequence[str]) -> list[pa.Field]:
+    """Fields that identify a row in the output: the id columns, or the row's number."""
     import pyarrow as pa
 
     from gpukm.sources.table import Table, check_columns
@@ -155,7 +167,7 @@ def _id_fields(raw: Source | Table, ids: Sequence[str]) -> list[pa.Field]:
     return [raw.schema.field(name).remove_metadata() for name in ids]
 
 
-def _writer(stream: Any, id_fields: list[pa.Field]) -> Any:
+def writer_of(stream: Any, id_fields: list[pa.Field]) -> Any:
     """A Parquet writer of the output's schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -169,17 +181,24 @@ def _writer(stream: Any, id_fields: list[pa.Field]) -> Any:
     return pq.ParquetWriter(stream, pa.schema([*id_fields, *own]), compression="zstd")
 
 
-def _output(
-    schema: pa.Schema, batch: Batch, labels: np.ndarray, nearest: np.ndarray, second: np.ndarray, outlier: np.ndarray
+def output(
+    schema: pa.Schema,
+    ids: Sequence[Any],
+    labels: np.ndarray,
+    nearest: np.ndarray,
+    second: np.ndarray,
+    outlier: np.ndarray,
+    unknown: np.ndarray | None = None,
 ) -> pa.RecordBatch:
-    """One batch of the output."""
+    """One batch of the output; where ``unknown``, nothing is known of a row but its ids."""
     import pyarrow as pa
 
-    columns = [pa.array(batch.row_numbers)] if batch.columns is None else list(batch.columns.columns)
-    columns += [
-        pa.array(labels, pa.int32()),
-        pa.array(np.sqrt(nearest)),
-        pa.array(np.sqrt(second), mask=np.isinf(second)),
-        pa.array(outlier),
+    alone = np.isinf(second)
+    columns = [
+        *[column if isinstance(column, pa.Array) else pa.array(column) for column in ids],
+        pa.array(labels, pa.int32(), mask=unknown),
+        pa.array(np.sqrt(nearest), mask=unknown),
+        pa.array(np.sqrt(second), mask=alone if unknown is None else alone | unknown),
+        pa.array(outlier, mask=unknown),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

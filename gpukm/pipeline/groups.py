@@ -64,14 +64,7 @@ def split(raw: Table, by: str, columns: Sequence[str], limit_bytes: int) -> tupl
     ConfigError
         The rows do not fit in memory.
     """
-    check_columns(raw.schema, [by], raw.location)
-    type_ = raw.schema.field(by).type
-    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
-    if not (_is_text(type_) or pa.types.is_integer(type_) or pa.types.is_boolean(type_) or pa.types.is_date(type_)):
-        raise DataError(
-            f"{raw.location}: the group column {by!r} is {type_}, expected text, whole numbers, booleans or dates; "
-            "convert it first"
-        )
+    type_ = group_type(raw, by)
     names = [name for name in raw.schema.names if name in {*columns, by}]
     batches, n_bytes = [], 0
     for _, batch in raw.record_batches(names, _READ_ROWS):
@@ -92,13 +85,37 @@ def split(raw: Table, by: str, columns: Sequence[str], limit_bytes: int) -> tupl
     codes = ranks[encoded.indices.fill_null(len(order)).to_numpy()]
     rows = np.argsort(codes, kind="stable")
     cuts = np.searchsorted(codes[rows], np.arange(len(order) + 1))
-    values = [_text(value) for value in encoded.dictionary.take(pa.array(order)).to_pylist()]
+    values = texts(encoded.dictionary.take(pa.array(order)))
     sorted_ = table.drop_columns([by]).take(pa.array(rows))
     groups = [
         Group(value, MemoryTable(sorted_.slice(first, last - first)), rows[first:last])
         for value, first, last in zip(values, cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
     ]
     return groups, len(rows) - int(cuts[-1])
+
+
+def group_type(raw: Table, by: str) -> pa.DataType:
+    """The type of a group column's values.
+
+    Raises
+    ------
+    DataError
+        There is no such column, or it is of a type that makes no groups.
+    """
+    check_columns(raw.schema, [by], raw.location)
+    type_ = raw.schema.field(by).type
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+    if not (_is_text(type_) or pa.types.is_integer(type_) or pa.types.is_boolean(type_) or pa.types.is_date(type_)):
+        raise DataError(
+            f"{raw.location}: the group column {by!r} is {type_}, expected text, whole numbers, booleans or dates; "
+            "convert it first"
+        )
+    return type_
+
+
+def texts(values: pa.Array) -> list[str]:
+    """Values of a group column as people write them."""
+    return [_text(value) for value in values.to_pylist()]
 
 
 def group_model(model: str, value: str) -> str:

@@ -466,6 +466,83 @@ void check_adverse(const std::vector<const Table*>& tables) {
   expect_adverse(tables, "integers", x, c, 0);
 }
 
+// Labels of one problem whose centroids are rows of weight one, where they stay; all other rows weigh nothing.
+std::vector<int32_t> fit_around(const Ops<float>& ops, const std::vector<float>& x, const std::vector<float>& c, int64_t d) {
+  std::vector<float> rows = c;
+  rows.insert(rows.end(), x.begin(), x.end());
+  const int64_t k = int64_t(c.size()) / d, n = int64_t(rows.size()) / d;
+  std::vector<double> w(size_t(n), 0.0);
+  for (int64_t j = 0; j < k; ++j) w[size_t(j)] = 1.0;
+  const int64_t offsets[] = {0, n}, order[] = {0};
+  const uint64_t seed = 0;
+  gpukm::Batch<float> b{};
+  b.x = rows.data();
+  b.w = w.data();
+  b.offsets = offsets;
+  b.order = order;
+  b.n_problems = 1;
+  b.d = d;
+  b.k = k;
+  b.seeds = &seed;
+  b.start = c.data();
+  b.n_init = 1;
+  b.max_iter = 5;
+  b.capacity = 5;
+  b.interrupted = [] { return false; };
+  uint8_t solved = 0;
+  double inertia = 0, total_weight = 0;
+  int64_t n_iter = 0, best_init = 0, rechecked = 0;
+  int32_t stop = -1;
+  std::vector<float> centroids(c.size());
+  std::vector<int32_t> labels(size_t(n), -1);
+  std::vector<int64_t> counts(static_cast<size_t>(k));
+  std::vector<double> weights(static_cast<size_t>(k)), history(20);
+  std::vector<uint8_t> constant(static_cast<size_t>(d));
+  b.solved = &solved;
+  b.centroids = centroids.data();
+  b.labels = labels.data();
+  b.inertia = &inertia;
+  b.total_weight = &total_weight;
+  b.n_iter = &n_iter;
+  b.best_init = &best_init;
+  b.rechecked = &rechecked;
+  b.stop = &stop;
+  b.counts = counts.data();
+  b.weights = weights.data();
+  b.constant = constant.data();
+  b.history = history.data();
+  expect_true("a small problem is solved", ops.batch(b, 1) && solved && stop == 0 && n_iter == 1);
+  expect("centroids of a small problem", centroids, c);
+  labels.erase(labels.begin(), labels.begin() + k);
+  return labels;
+}
+
+// The same for the screens of small problems: rows whose values vanish in integers, as above; and one so far out that
+// integers cannot tell the centroids apart and difference scores, with roundings as above, have to.
+void check_adverse_fits(const std::vector<const Table*>& tables) {
+  constexpr size_t d = 16, kZeros = 60, kRows = 40;
+  for (const bool integers : {true, false}) {
+    std::vector<float> row(d), c(2 * d), x;
+    for (size_t f = 0; f < d; ++f) {
+      const float more = float(0x1p-12 * (1 + 0x1p-10)), less = float(0x1p-12 * (1 - 0x1p-10));
+      row[f] = integers ? float(-0.4999 / 32700) : 0.0f;
+      c[f] = integers ? -0.125f : f == 0 ? 1.0f : f == d - 1 ? 0.0f : more;
+      c[d + f] = integers ? 0.125f * (1 - 2.25e-4f) : f == 0 ? 1.0f : f == d - 1 ? float(std::sqrt(0.9 * 0x1p-24)) : less;
+    }
+    x.resize(kZeros * d);  // the median
+    for (size_t i = 0; i < kRows; ++i) x.insert(x.end(), row.begin(), row.end());
+    x.resize(x.size() + d);
+    x[x.size() - d] = integers ? 1.0f : 1e9f;
+    std::vector<int32_t> expected;
+    for (size_t i = 0; i < x.size(); i += d)
+      expected.push_back(distance(&x[i], &c[d], d) < distance(&x[i], &c[0], d) ? 1 : 0);
+    expect_true("adverse fits: the nearer centroid is the one that seems farther", expected[kZeros] == 0);
+    for (const Table* table : tables)
+      expect(std::string(table->name) + ", adverse fit, " + (integers ? "integers" : "difference"),
+             fit_around(table->f32, x, c, int64_t(d)), expected);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -478,6 +555,7 @@ int main() {
   // First, so that its threads are made while denormals are off.
   check_flushed(tables);
   check_adverse(tables);
+  check_adverse_fits(tables);
   check<float>(tables, &Table::f32, "float32");
   check<double>(tables, &Table::f64, "float64");
   expect_true("tracking skips work", pairs_skipped > 0);

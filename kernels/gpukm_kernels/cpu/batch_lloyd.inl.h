@@ -6,8 +6,7 @@ class Lloyd {
   Lloyd(const Batch<X>& b, const Rows<X>& rows)
       : b_(b), rows_(rows), d_(b.d), k_(b.k), integers_(rows, b.k), tiles_(b.k, b.d), centers_(k_ * d_), next_(k_ * d_),
         labels_(rows.most), distance_(rows.most), sums_(k_ * d_), weights_(k_),
-        tree_(power_of_two(k_ > d_ ? k_ : d_)), origin_(d_), history_(b.capacity * 4), stats_(d_, k_, b.w != nullptr),
-        filled_(d_, k_, b.w != nullptr) {
+        tree_(power_of_two(k_ > d_ ? k_ : d_)), origin_(d_), history_(b.capacity * 4), stats_(d_, k_), filled_(d_, k_) {
     origin_.zero();
   }
 
@@ -170,6 +169,15 @@ class Lloyd {
     }
   }
 
+  template <bool Moves>
+  void change(SmallSums<X>& sums, int64_t row, int64_t from, int64_t to) const {
+    const X* x = rows_.x + row * d_;
+    if (rows_.w)
+      sums.template move<Moves, true>(x, rows_.w[row], from, to, rows_.scales.data(), rows_.weight_scale);
+    else
+      sums.template move<Moves, false>(x, 1.0, from, to, rows_.scales.data(), rows_.weight_scale);
+  }
+
   template <bool First>
   int64_t move(int64_t i, uint64_t here, const int32_t* found) {
     int32_t* labels = labels_.data() + i;
@@ -182,8 +190,7 @@ class Lloyd {
     }
     for (uint64_t rest = changed; rest; rest &= rest - 1) {
       const int r = __builtin_ctzll(rest);
-      stats_.template move<!First>(rows_.x + (i + r) * d_, rows_.weight[i + r], First ? 0 : labels[r], found[r],
-                                   rows_.scales.data(), rows_.weight_scale);
+      change<!First>(stats_, i + r, First ? 0 : labels[r], found[r]);
       labels[r] = found[r];
     }
     return __builtin_popcountll(changed);
@@ -240,8 +247,7 @@ class Lloyd {
         }
       if (row < 0) break;
       distance_[row] = -1;
-      filled_.template move<true>(rows_.x + row * d_, rows_.weight[row], labels_[row], j, rows_.scales.data(),
-                                  rows_.weight_scale);
+      change<true>(filled_, row, labels_[row], j);
     }
     weigh(filled_);
     return n_empty;

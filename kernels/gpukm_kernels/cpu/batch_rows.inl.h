@@ -51,16 +51,11 @@ inline Keys<X> load_keys(const Key<X>* p) {
   return v;
 }
 
-// The median of n > 0 numbers given by their keys, padded to whole panels with the largest key, the mean of the middle
-// two where n is even. Counting narrows the range of keys without a branch a number: at the value where the rank would
-// lie if numbers were spread evenly, and half way after a guess that left more than half of the numbers.
+// The median of n > 0 numbers from low to high, given by their keys, padded to whole panels with the largest key; the mean
+// of the middle two where n is even. Counting narrows the range of keys without a branch a number: at the value where the rank would
+// lie if numbers were spread evenly, and half way after a guess that left most of the numbers.
 template <class X>
-GPUKM_APART double median(const Key<X>* keys, int64_t n) {
-  Key<X> low = keys[0], high = keys[0];
-  for (int64_t i = 1; i < n; ++i) {
-    low = keys[i] < low ? keys[i] : low;
-    high = keys[i] > high ? keys[i] : high;
-  }
+GPUKM_APART double median(const Key<X>* keys, int64_t n, Key<X> low, Key<X> high) {
   const int64_t rank = (n - 1) / 2;     // of the lower middle one
   int64_t below = 0, up_to = n;         // keys < low and keys <= high
   bool halve = false;
@@ -72,15 +67,16 @@ GPUKM_APART double median(const Key<X>* keys, int64_t n) {
       const Key<X> guess = key_of(X(from + (to - from) * share));
       mid = guess < low ? low : guess >= high ? high - 1 : guess;
     }
-    // Padding is never among them: mid < high.
+    // Padding is larger, since mid < high.
+    const Keys<X> middle = mid - Keys<X>{};
     Keys<X> sums[kPanelVectors] = {};
     for (int64_t i = 0; i < n; i += kPanelRows<X>)
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanelVectors; ++v) sums[v] -= load_keys<X>(keys + i + v * kLanes<X>) <= mid;
+      for (int v = 0; v < kPanelVectors; ++v) sums[v] -= load_keys<X>(keys + i + v * kLanes<X>) > middle;
     Keys<X> sum = {};
     for (int v = 0; v < kPanelVectors; ++v) sum += sums[v];
-    int64_t found = 0;
-    for (int l = 0; l < kLanes<X>; ++l) found += int64_t(sum[l]);
+    int64_t found = (n + kPanelRows<X> - 1) / kPanelRows<X> * kPanelRows<X>;
+    for (int l = 0; l < kLanes<X>; ++l) found -= int64_t(sum[l]);
     const int64_t left = up_to - below;
     if (found <= rank) {
       low = mid + 1;
@@ -89,7 +85,7 @@ GPUKM_APART double median(const Key<X>* keys, int64_t n) {
       high = mid;
       up_to = found;
     }
-    halve = !halve && 2 * (up_to - below) > left;
+    halve = !halve && 8 * (up_to - below) > 7 * left;
   }
   // The largest key up to `high` has the rank, the smallest beyond it comes next.
   Key<X> lower = low, upper = kMostKey<X>;
@@ -172,7 +168,6 @@ struct Rows {
 
   static int64_t padded(int64_t n) { return (n + kMostPanelRows - 1) / kMostPanelRows * kMostPanelRows; }
   int64_t all() const { return padded(n); }
-  double weight_of(int64_t i) const { return w ? w[i] : 1.0; }
 
   // Takes in the rows of a problem; false for what is left to the door of a fit.
   bool take(const X* x_, const double* w_, int64_t n_) {
@@ -194,6 +189,9 @@ struct Rows {
     constexpr int64_t P = kPanelRows<X>;
     for (int64_t i = 0; i < all(); i += P) {
       X* panel = panels.data() + i * d;
+      // Ahead of the hardware, which stops at every page.
+      for (int64_t v = 0; v < P * d; v += 64 / int64_t(sizeof(X)))
+        __builtin_prefetch(x + (i + 2 * P) * d + v);
       const int64_t done = i + P <= n ? transpose(x + i * d, d, panel) : 0;
       for (int64_t f = done; f < d; ++f)
         for (int64_t r = 0; r < P; ++r) panel[f * P + r] = x[(i + r < n ? i + r : i < n ? i : 0) * d + f];
@@ -203,17 +201,22 @@ struct Rows {
   bool weigh() {
     positive = n;
     total_weight = double(n);
-    for (int64_t i = 0; i < n; ++i) weight[i] = weight_of(i);
-    for (int64_t i = n; i < all(); ++i) weight[i] = 0;
-    // In a type of less range a weight may become zero or infinite; infinity is no potential that decides.
-    for (int64_t i = 0; i < all(); ++i)
-      narrow_weight[i] =
-          weight[i] == 0 || (weight[i] > 1e-15 && weight[i] < 1e15) ? X(weight[i]) : X(__builtin_inf());
+    for (int64_t i = 0; i < n; ++i) {
+      weight[i] = 1;
+      narrow_weight[i] = 1;
+    }
+    for (int64_t i = n; i < all(); ++i) {
+      weight[i] = 0;
+      narrow_weight[i] = 0;
+    }
     if (w) {
       LongSum sum;
       for (int64_t i = 0; i < n; ++i) {
         sum.add(w[i]);
         positive -= !(w[i] > 0);
+        weight[i] = w[i];
+        // In a type of less range a weight may become zero or infinite; infinity is no potential that decides.
+        narrow_weight[i] = w[i] == 0 || (w[i] > 1e-15 && w[i] < 1e15) ? X(w[i]) : X(__builtin_inf());
       }
       sum.carry();
       if (!sum.finite) return false;
@@ -225,7 +228,7 @@ struct Rows {
     return positive > 0 && total_weight < 1e300;
   }
 
-  // Ranges of the features, and the grids they settle; false where a value is too large or no number.
+  // Ranges of the features, the reference, which is the median of the first rows, and grids; false where a value is too large or no number.
   GPUKM_APART bool range() {
     constexpr int64_t P = kPanelRows<X>;
     // Makes an infinity, and NaN in the end, of what is too large.
@@ -248,6 +251,12 @@ struct Rows {
         minimum[f] = low[l] < minimum[f] ? low[l] : minimum[f];
         maximum[f] = high[l] > maximum[f] ? high[l] : maximum[f];
       }
+      const int64_t head = n < kHead ? n : kHead;
+      for (int64_t i = 0; i < head; i += P)
+        for (int64_t r = 0; r < P; ++r) keys_[i + r] = key_of(panels[i * d + f * P + r]);
+      for (int64_t i = head; i % P; ++i) keys_[i] = kMostKey<X>;
+      // Rows of any weight, and of any sign of zero, are within the range.
+      reference[f] = double(X(median<X>(keys_.data(), head, key_of(minimum[f]), key_of(maximum[f]))));
     }
     for (int l = 0; l < kLanes<X>; ++l)
       if (bad[l] != 0) return false;
@@ -286,16 +295,9 @@ struct Rows {
     }
   }
 
-  // The reference, the median of the first rows, and what lies around it.
+  // What lies around the reference.
   GPUKM_APART bool spread_out() {
     constexpr int64_t P = kPanelRows<X>, L = kLanes<double>;
-    const int64_t head = n < kHead ? n : kHead;
-    for (int64_t f = 0; f < d; ++f) {
-      for (int64_t i = 0; i < head; i += P)
-        for (int64_t r = 0; r < P; ++r) keys_[i + r] = key_of(panels[i * d + f * P + r]);
-      for (int64_t i = head; i % P; ++i) keys_[i] = kMostKey<X>;
-      reference[f] = double(X(median<X>(keys_.data(), head)));
-    }
     Vec<double> farthest = {};
     for (int64_t i = 0; i < all(); i += P)
       for (int64_t r = 0; r < P; r += L) {

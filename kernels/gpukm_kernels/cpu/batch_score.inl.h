@@ -37,14 +37,14 @@ struct Margins {
   }
 };
 
-// Scores of a panel against a register tile.
-template <class X>
-inline void score_tile(const X* panel, const Tiles<X>& tiles, int64_t block, Vec<X> (&s)[kCenters][kPanelVectors]) {
+// Scores of a panel against a register tile, or against the first C points of it.
+template <class X, int C>
+inline void score_tile(const X* panel, const Tiles<X>& tiles, int64_t block, Vec<X> (&s)[C][kPanelVectors]) {
   const X *tile = tiles.values.data() + block * kCenters * tiles.d, *shut = tiles.shut.data() + block * kCenters;
   // Sums of its own: the caller's array could be the memory that is read.
-  Vec<X> acc[kCenters][kPanelVectors];
+  Vec<X> acc[C][kPanelVectors];
 #pragma GCC unroll 4
-  for (int j = 0; j < kCenters; ++j)
+  for (int j = 0; j < C; ++j)
 #pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; ++v) acc[j][v] = splat(shut[j]);
   for (int64_t f = 0; f < tiles.d; ++f) {
@@ -52,7 +52,7 @@ inline void score_tile(const X* panel, const Tiles<X>& tiles, int64_t block, Vec
 #pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; ++v) x[v] = load(panel + f * kPanelRows<X> + v * kLanes<X>);
 #pragma GCC unroll 4
-    for (int j = 0; j < kCenters; ++j) {
+    for (int j = 0; j < C; ++j) {
       const Vec<X> c = splat(tile[f * kCenters + j]);
 #pragma GCC unroll 4
       for (int v = 0; v < kPanelVectors; ++v) {
@@ -62,7 +62,7 @@ inline void score_tile(const X* panel, const Tiles<X>& tiles, int64_t block, Vec
     }
   }
 #pragma GCC unroll 4
-  for (int j = 0; j < kCenters; ++j)
+  for (int j = 0; j < C; ++j)
 #pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; ++v) s[j][v] = acc[j][v];
 }
@@ -75,8 +75,13 @@ template <class X>
 class Integers {
  public:
   Integers(const Rows<X>& rows, int64_t k)
-      : rows_(rows), d_(rows.d), k_(k), pairs_((rows.d + 1) / 2), panels_(rows.most * pairs_),
-        tiles_(tiled(k) * pairs_), start_(tiled(k)), away_(k * rows.d), norms_(k) {
+      : rows_(rows), d_(rows.d), k_(k), pairs_((rows.d + 1) / 2), width_((rows.d + 7) / 8 * 8),
+        panels_(rows.most * pairs_), tiles_(tiled(k) * pairs_), start_(tiled(k)), bits_(width_), away_(k * width_),
+        norms_(k) {
+    // What fills up the last tile scores least, and what fills up features is zero.
+    tiles_.zero();
+    away_.zero();
+    for (int64_t j = k; j < tiled(k); ++j) start_[j] = INT32_MIN;
     while (places_ + 1 < tiled(k)) places_ = 2 * places_ + 1;
   }
 
@@ -118,17 +123,23 @@ class Integers {
 
   // Packs centroids; false where integers cannot tell them apart.
   GPUKM_APART bool pack(const X* centers) {
+    constexpr int L = kLanes<double>;
     double farthest = 0, reach = 0;
     for (int64_t j = 0; j < k_; ++j) {
-      double square = 0;
-      for (int64_t f = 0; f < d_; ++f) {
-        const double v = double(centers[j * d_ + f]) - rows_.reference[f], most = __builtin_fabs(v);
-        away_[j * d_ + f] = v;
-        reach = most > reach ? most : reach;
+      double* away = away_.data() + j * width_;
+      for (int64_t f = 0; f < d_; ++f) away[f] = double(centers[j * d_ + f]) - rows_.reference[f];
+      Vec<double> square = {}, most = {};
+      for (int64_t f = 0; f < width_; f += L) {
+        const Vec<double> v = load(away + f);
         square += v * v;
+        most = vmax(most, vmax(v, -v));
       }
-      norms_[j] = square;
-      farthest = square > farthest ? square : farthest;
+      norms_[j] = 0;
+      for (int l = 0; l < L; ++l) {
+        norms_[j] += square[l];
+        reach = most[l] > reach ? most[l] : reach;
+      }
+      farthest = norms_[j] > farthest ? norms_[j] : farthest;
     }
     // Upper bounds; kError a feature.
     const double length = __builtin_sqrt(farthest) * (1 + 0x1p-40), error = kError * __builtin_sqrt(double(d_)) * 1.001;
@@ -141,16 +152,13 @@ class Integers {
     if (!(longest > 0)) return false;
     const double scale = widest < longest ? widest : longest;
     margin_ = int32_t(2 * kBoundFactor * (error * (row + scale * length) + error * error + 2 + places)) + 1;
-    for (int64_t j = 0; j < tiled(k_); ++j) {
+    for (int64_t j = 0; j < k_; ++j) {
+      start_[j] = int32_t(-(scale_ * scale * norms_[j] / 2));
+      const double* away = away_.data() + j * width_;
+      uint32_t* bits = bits_.data();
+      for (int64_t f = 0; f < width_; ++f) bits[f] = rounded_bits(away[f] * scale);
       int32_t* to = tiles_.data() + j / kCenters * kCenters * pairs_ + j % kCenters;
-      start_[j] = j < k_ ? int32_t(-(scale_ * scale * norms_[j] / 2)) : INT32_MIN;
-      for (int64_t g = 0; g < pairs_; ++g) {
-        const int64_t f = 2 * g;
-        const double* away = away_.data() + j * d_;
-        const int32_t low = j < k_ ? int32_t(__builtin_lrint(away[f] * scale)) : 0;
-        const int32_t high = j < k_ && f + 1 < d_ ? int32_t(__builtin_lrint(away[f + 1] * scale)) : 0;
-        to[g * kCenters] = int32_t((uint32_t(low) & 0xFFFF) | uint32_t(high) << 16);
-      }
+      for (int64_t g = 0; g < pairs_; ++g) to[g * kCenters] = int32_t((bits[2 * g] & 0xFFFF) | bits[2 * g + 1] << 16);
     }
     return true;
   }
@@ -208,7 +216,8 @@ class Integers {
   static constexpr int32_t kMostPlaces = 4095;
 
   // The 16 lowest bits are those of the nearest integer.
-  static uint32_t rounded_bits(X v) {
+  template <class T>
+  static uint32_t rounded_bits(T v) {
     const float shifted = float(v) + 12582912.0f;
     uint32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof bits);
@@ -216,10 +225,11 @@ class Integers {
   }
 
   const Rows<X>& rows_;
-  const int64_t d_, k_, pairs_;
+  const int64_t d_, k_, pairs_, width_;
   double scale_ = 0;
   int32_t places_ = 3, margin_ = 0;
   Buffer<int32_t> panels_, tiles_, start_;
+  Buffer<uint32_t> bits_;
   Buffer<double> away_, norms_;
 };
 #else

@@ -147,31 +147,41 @@ class Seeds {
   }
 
   // Scores of n points, and the potentials that they would leave.
-  GPUKM_APART void score(const X* points, int64_t n) {
-    constexpr int64_t P = kPanelRows<X>;
+  void score(const X* points, int64_t n) {
     tiles_.pack(points, n);
-    for (int64_t block = 0; block < tiles_.blocks(); ++block) {
-      const int64_t first = block * kCenters, count = n - first < kCenters ? n - first : kCenters;
-      Vec<X> sum[kCenters] = {};
-      for (int64_t i = 0; i < rows_.all(); i += P) {
-        Vec<X> s[kCenters][kPanelVectors];
-        score_tile(rows_.panels.data() + i * d_, tiles_, block, s);
+    for (int64_t first = 0; first < n; first += kCenters)
+      if (n - first == 1)
+        score_block<1>(first, 1);
+      else
+        score_block<kCenters>(first, n - first < kCenters ? n - first : kCenters);
+  }
+
+  template <int C>
+  GPUKM_APART void score_block(int64_t first, int64_t count) {
+    constexpr int64_t P = kPanelRows<X>;
+    Vec<X> sum[C] = {};
+    for (int64_t i = 0; i < rows_.all(); i += P) {
+      Vec<X> s[C][kPanelVectors];
+      score_tile(rows_.panels.data() + i * d_, tiles_, first / kCenters, s);
 #pragma GCC unroll 4
-        for (int v = 0; v < kPanelVectors; ++v) {
-          const Vec<X> near = load(near_.data() + i + v * kLanes<X>);
-          const Vec<X> weight = load(rows_.narrow_weight.data() + i + v * kLanes<X>);
+      for (int v = 0; v < kPanelVectors; ++v) {
+        const Vec<X> near = load(near_.data() + i + v * kLanes<X>);
+        const Vec<X> weight = load(rows_.narrow_weight.data() + i + v * kLanes<X>);
 #pragma GCC unroll 4
-          for (int j = 0; j < kCenters; ++j) {
-            sum[j] += weight * vmin(near, s[j][v]);
-            if (j < count) store(scores_.data() + (first + j) * rows_.most + i + v * kLanes<X>, s[j][v]);
-          }
-        }
+        for (int j = 0; j < C; ++j) sum[j] += weight * vmin(near, s[j][v]);
       }
-      for (int64_t j = 0; j < count; ++j) {
-        double v = 0;
-        for (int l = 0; l < kLanes<X>; ++l) v += double(sum[j][l]);
-        potentials_[first + j] = v;
+#pragma GCC unroll 4
+      for (int j = 0; j < C; ++j) {
+        if (j == count) break;
+#pragma GCC unroll 4
+        for (int v = 0; v < kPanelVectors; ++v)
+          store(scores_.data() + (first + j) * rows_.most + i + v * kLanes<X>, s[j][v]);
       }
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      double v = 0;
+      for (int l = 0; l < kLanes<X>; ++l) v += double(sum[j][l]);
+      potentials_[first + j] = v;
     }
   }
 

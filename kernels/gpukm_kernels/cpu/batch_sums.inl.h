@@ -36,9 +36,12 @@ inline double fold(double* v, int64_t n) {
 // added without rounding, hold all bits of numbers down to 2^-35 of the largest; others are left to the long sum.
 inline double exact_total(const double* v, int64_t n) {
   constexpr int L = kLanes<double>;
-  double top = 0;
-  for (int64_t i = 0; i < n; ++i) top = v[i] > top ? v[i] : top;
   const int64_t whole = n / L * L;
+  Vec<double> tops = {};
+  for (int64_t i = 0; i < whole; i += L) tops = vmax(tops, load(v + i));
+  double top = 0;
+  for (int l = 0; l < L; ++l) top = tops[l] > top ? tops[l] : top;
+  for (int64_t i = whole; i < n; ++i) top = v[i] > top ? v[i] : top;
   if (top > 1e-200 && top < 1e200 && n < (int64_t(1) << 20)) {
     const int e = __builtin_ilogb(top) + 1;
     Vec<double> round[3], sum[3] = {}, unheld = {};
@@ -84,12 +87,11 @@ inline int64_t power_of_two(int64_t n) {
 template <class X>
 struct SmallSums {
   const int64_t d, k;
-  const bool weighted;
   Buffer<double> hi, lo, w_hi, w_lo;
   Buffer<int64_t> counts;
 
-  SmallSums(int64_t d_, int64_t k_, bool weighted_)
-      : d(d_), k(k_), weighted(weighted_), hi(k_ * d_), lo(k_ * d_), w_hi(k_), w_lo(k_), counts(k_) {}
+  SmallSums(int64_t d_, int64_t k_)
+      : d(d_), k(k_), hi(k_ * d_), lo(k_ * d_), w_hi(k_), w_lo(k_), counts(k_) {}
   void clear() {
     hi.zero();
     lo.zero();
@@ -104,18 +106,18 @@ struct SmallSums {
     __builtin_memcpy(w_lo.data(), from.w_lo.data(), size_t(k) * sizeof(double));
     __builtin_memcpy(counts.data(), from.counts.data(), size_t(k) * sizeof(int64_t));
   }
-  // Takes a row from a cluster (none where Moves is false) to another.
-  template <bool Moves>
+  // Takes a row from a cluster (none where Moves is false) to another. A weight of one changes no bit.
+  template <bool Moves, bool Weighted>
   void move(const X* x, double w, int64_t from, int64_t to, const double* scales, double w_scale) {
     typedef Vec<int64_t> Bits;
     double *h = hi.data() + to * d, *g = hi.data() + from * d;
     const Vec<double> weight = splat(w), round = splat(kRoundHigh);
     constexpr int L = kLanes<double>;
     Bits rests = {};
-    int64_t f = 0;
+    int64_t f = 0, rest_bits = 0;
     for (; f + L <= d; f += L) {
-      // A weight of one changes no bit.
-      const Vec<double> t = weight * widen(x + f) * load(scales + f), high = (t + round) - round;
+      const Vec<double> t = (Weighted ? weight * widen(x + f) : widen(x + f)) * load(scales + f);
+      const Vec<double> high = (t + round) - round;
       store(h + f, load(h + f) + high);
       if (Moves) store(g + f, load(g + f) - high);
       rests |= Bits(t - high);
@@ -126,15 +128,13 @@ struct SmallSums {
       if (Moves) g[f] -= high;
       int64_t bits;
       __builtin_memcpy(&bits, &rest, sizeof bits);
-      rests[0] |= bits;
+      rest_bits |= bits;
     }
-    int64_t any = 0;
-    for (int l = 0; l < L; ++l) any |= rests[l];
     // The high part holds all bits of most float32 rows, and +0 is left.
-    if (any) move_rests<Moves>(x, w, from, to, scales);
+    if (rest_bits || any_bit(rests)) move_rests<Moves>(x, w, from, to, scales);
     ++counts[to];
     if (Moves) --counts[from];
-    if (weighted) {
+    if (Weighted) {
       double high, low;
       LimbSums<X>::term(w * w_scale, &high, &low);
       w_hi[to] += high;

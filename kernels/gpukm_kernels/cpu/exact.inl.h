@@ -1,12 +1,18 @@
 // What is defined to the bit: D, and the order-free sums.
 
 // kLanes<double> values as float64.
-template <class X>
-inline Vec<double> widen(const X* p) {
-  typename VecOf<X, kLanes<double>>::type v;
+inline Vec<double> widen(const double* p) { return load(p); }
+#if defined(GPUKM_AVX512)
+inline Vec<double> widen(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+#elif defined(GPUKM_AVX2)
+inline Vec<double> widen(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+#else
+inline Vec<double> widen(const float* p) {
+  VecOf<float, kLanes<double>>::type v;
   __builtin_memcpy(&v, p, sizeof v);
   return __builtin_convertvector(v, Vec<double>);
 }
+#endif
 
 // Eight sums in registers; vectors wider than the processor's would go through memory.
 struct EightSums {
@@ -20,6 +26,7 @@ struct EightSums {
     for (; f + 8 <= d; f += 8)
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) q[v] += term(f + v * kWidth);
+    if (f == d) return;
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v, f += kWidth) {
       if (f + kWidth <= d) {
@@ -32,11 +39,25 @@ struct EightSums {
       }
     }
   }
-  // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)): halves are added until two are left.
   double total() const {
-    double s[8];
-    __builtin_memcpy(s, q, sizeof s);
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    if constexpr (kVectors == 4)
+      return tree((q[0] + q[2]) + (q[1] + q[3]));
+    else if constexpr (kVectors == 2)
+      return tree(q[0] + q[1]);
+    else
+      return tree(q[0]);
+  }
+
+ private:
+  // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)), or the end of it.
+  template <class V>
+  static double tree(V s) {
+    if constexpr (kWidth == 2)
+      return s[0] + s[1];
+    else if constexpr (kWidth == 4)
+      return (s[0] + s[2]) + (s[1] + s[3]);
+    else
+      return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
   }
 };
 

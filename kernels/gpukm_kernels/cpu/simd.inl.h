@@ -54,6 +54,7 @@ inline Mask not_greater(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(
 inline Mask not_greater(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_NGT_UQ); }
 // Bits of the lanes that are negative.
 inline Mask sign_bits(Vec<int32_t> v) { return _mm512_movepi32_mask(__m512i(v)); }
+inline bool any_bit(Vec<int64_t> v) { return _mm512_test_epi64_mask(__m512i(v), __m512i(v)); }
 #elif defined(GPUKM_AVX2)
 using Mask = uint32_t;
 inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
@@ -75,6 +76,7 @@ inline Mask not_greater(Vec<double> a, Vec<double> b) {
   return Mask(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGT_UQ)));
 }
 inline Mask sign_bits(Vec<int32_t> v) { return Mask(_mm256_movemask_ps(__m256(v))); }
+inline bool any_bit(Vec<int64_t> v) { return !_mm256_testz_si256(__m256i(v), __m256i(v)); }
 #else
 using Mask = uint32_t;
 #if defined(GPUKM_NEON)
@@ -111,6 +113,7 @@ inline Mask sign_bits(Vec<int32_t> v) {
   for (int i = 0; i < kLanes<int32_t>; ++i) m |= Mask(v[i] < 0) << i;
   return m;
 }
+inline bool any_bit(Vec<int64_t> v) { return (v[0] | v[1]) != 0; }
 #endif
 
 #if !defined(GPUKM_AVX512)
