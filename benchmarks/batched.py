@@ -9,7 +9,8 @@ its time is scaled by the number of problems; it runs as it comes, and once more
 suits problems of this size better. Both figures are shown.
 
 Before any timing, some results are compared to gpukm.kmeans on the same rows and seed (equal bits), and the mean
-inertia of both sides to each other (local optima of different starts: within 2 %).
+inertia of both sides to each other: different starts end in different local optima, so their means may differ by four
+standard errors.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ def check(x: np.ndarray) -> dict[str, float]:
         if alone.digest() != ours[b].digest() or alone.n_iter != ours.n_iter[b]:
             raise SystemExit(f"problem {b} differs from a fit of its own")
     theirs = loop(x)
-    inertia = statistics.fmean(fit.inertia_ for fit in theirs)
-    ratio = float(ours.inertia.mean()) / inertia
-    if not abs(ratio - 1) < 0.02:
-        raise SystemExit(f"mean inertia is {ratio:.4f} of scikit-learn's")
+    inertia = np.array([fit.inertia_ for fit in theirs])
+    ratio = float(ours.inertia.mean() / inertia.mean())
+    error = float(np.std(ours.inertia - inertia) / inertia.mean()) / len(x) ** 0.5
+    if not abs(ratio - 1) < 4 * error + 0.005:
+        raise SystemExit(f"mean inertia is {ratio:.4f} of scikit-learn's, expected 1 within {4 * error + 0.005:.4f}")
     iterations = statistics.fmean(fit.n_iter_ for fit in theirs)
     return {
         "inertia_ratio": ratio,

@@ -466,25 +466,23 @@ void check_adverse(const std::vector<const Table*>& tables) {
   expect_adverse(tables, "integers", x, c, 0);
 }
 
-// Labels of one problem whose centroids are rows of weight one, where they stay; all other rows weigh nothing.
-std::vector<int32_t> fit_around(const Ops<float>& ops, const std::vector<float>& x, const std::vector<float>& c, int64_t d) {
-  std::vector<float> rows = c;
-  rows.insert(rows.end(), x.begin(), x.end());
-  const int64_t k = int64_t(c.size()) / d, n = int64_t(rows.size()) / d;
-  std::vector<double> w(size_t(n), 0.0);
-  for (int64_t j = 0; j < k; ++j) w[size_t(j)] = 1.0;
+// Labels of one small problem, from given starting centroids or, with two candidates a step, from those that it draws.
+template <class X>
+std::vector<int32_t> fit(const Ops<X>& ops, const std::vector<X>& rows, const std::vector<double>& w,
+                         const std::vector<X>& start, int64_t k, int64_t d, uint64_t seed) {
+  const int64_t n = int64_t(rows.size()) / d;
   const int64_t offsets[] = {0, n}, order[] = {0};
-  const uint64_t seed = 0;
-  gpukm::Batch<float> b{};
+  gpukm::Batch<X> b{};
   b.x = rows.data();
-  b.w = w.data();
+  b.w = w.empty() ? nullptr : w.data();
   b.offsets = offsets;
   b.order = order;
   b.n_problems = 1;
   b.d = d;
   b.k = k;
   b.seeds = &seed;
-  b.start = c.data();
+  b.start = start.empty() ? nullptr : start.data();
+  b.trials = start.empty() ? 2 : 0;
   b.n_init = 1;
   b.max_iter = 5;
   b.capacity = 5;
@@ -493,7 +491,7 @@ std::vector<int32_t> fit_around(const Ops<float>& ops, const std::vector<float>&
   double inertia = 0, total_weight = 0;
   int64_t n_iter = 0, best_init = 0, rechecked = 0;
   int32_t stop = -1;
-  std::vector<float> centroids(c.size());
+  std::vector<X> centroids(size_t(k * d));
   std::vector<int32_t> labels(size_t(n), -1);
   std::vector<int64_t> counts(static_cast<size_t>(k));
   std::vector<double> weights(static_cast<size_t>(k)), history(20);
@@ -511,9 +509,19 @@ std::vector<int32_t> fit_around(const Ops<float>& ops, const std::vector<float>&
   b.weights = weights.data();
   b.constant = constant.data();
   b.history = history.data();
-  expect_true("a small problem is solved", ops.batch(b, 1) && solved && stop == 0 && n_iter == 1);
-  expect("centroids of a small problem", centroids, c);
-  labels.erase(labels.begin(), labels.begin() + k);
+  expect_true("a small problem is solved", ops.batch(b, 1) && solved && stop == 0);
+  return labels;
+}
+
+// Labels of rows that weigh nothing, around centroids that are rows of weight one and stay where they are.
+std::vector<int32_t> fit_around(const Ops<float>& ops, const std::vector<float>& x, const std::vector<float>& c, int64_t d) {
+  std::vector<float> rows = c;
+  rows.insert(rows.end(), x.begin(), x.end());
+  const size_t k = c.size() / size_t(d);
+  std::vector<double> w(rows.size() / size_t(d), 0.0);
+  for (size_t j = 0; j < k; ++j) w[j] = 1.0;
+  std::vector<int32_t> labels = fit<float>(ops, rows, w, c, int64_t(k), d, 0);
+  labels.erase(labels.begin(), labels.begin() + int64_t(k));
   return labels;
 }
 
@@ -543,6 +551,32 @@ void check_adverse_fits(const std::vector<const Table*>& tables) {
   }
 }
 
+// Starts: rows at the origin, and two on either side of it that lose nearly the same potential to one another. Roundings of
+// the nearer one's score go up and those of the other's down. What float64 makes of the same rows is right.
+void check_adverse_starts(const std::vector<const Table*>& tables) {
+  constexpr size_t d = 512, kZeros = 17;
+  std::vector<float> x(kZeros * d);
+  for (const bool nearer : {true, false})
+    for (size_t f = 0; f < d; ++f) {
+      const float more = float(0x1p-12 * (1 + 0x1p-20)), less = float(-0x1p-12 * (1 - 0x1p-20));
+      x.push_back(nearer ? f == 0 ? 1.0f : f == d - 1 ? 0.0f : more
+                         : f == 0 ? -1.0f : f == d - 1 ? float(std::sqrt(0.9 * 0x1p-24)) : less);
+    }
+  const std::vector<double> wide(x.begin(), x.end());
+  expect_true("adverse starts: one row is nearer",
+              distance(&wide[kZeros * d], &wide[0], d) < distance(&wide[(kZeros + 1) * d], &wide[0], d));
+  for (const Table* table : tables) {
+    std::vector<int32_t> found, expected;
+    for (uint64_t seed = 0; seed < 32; ++seed) {
+      const std::vector<int32_t> narrow = fit<float>(table->f32, x, {}, {}, 2, d, seed);
+      const std::vector<int32_t> right = fit<double>(table->f64, wide, {}, {}, 2, d, seed);
+      found.insert(found.end(), narrow.begin(), narrow.end());
+      expected.insert(expected.end(), right.begin(), right.end());
+    }
+    expect(std::string(table->name) + ", adverse start", found, expected);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -556,6 +590,7 @@ int main() {
   check_flushed(tables);
   check_adverse(tables);
   check_adverse_fits(tables);
+  check_adverse_starts(tables);
   check<float>(tables, &Table::f32, "float32");
   check<double>(tables, &Table::f64, "float64");
   expect_true("tracking skips work", pairs_skipped > 0);

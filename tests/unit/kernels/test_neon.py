@@ -35,7 +35,7 @@ def test_halved_bounds_are_found_out() -> None:
     said = subprocess.run([halved], capture_output=True, text=True, check=False)
     assert said.returncode == 1
     bounds = ["portable, adverse product", "portable, adverse difference", "tracked labels"]
-    bounds.append("portable, adverse fit, difference")
+    bounds += ["portable, adverse fit, difference", "portable, adverse start"]
     if "avx2: runs here" in said.stdout:
         bounds += ["avx2, adverse integers", "avx2, adverse fit, integers"]
     for bound in bounds:
