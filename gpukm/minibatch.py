@@ -21,6 +21,7 @@ from gpukm.functional import (
     INITS,
     Init,
     as_source,
+    check_rules,
     doubts_of,
     finish,
     look_at,
@@ -138,18 +139,15 @@ def minibatch_iter(
     keep_labels : bool
         False leaves the labels of the last pass out of the result.
     """
-    n_clusters, max_iter = positive("n_clusters", n_clusters), positive("max_iter", max_iter)
+    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, "exact")
     first_rows = max(n_clusters, FIRST_ROWS * n_clusters, _LEAST_ROWS)
     if batch_size is not None:
         first_rows = max(n_clusters, positive("batch_size", batch_size))
     init_rows = first_rows if init_size is None else positive("init_size", init_size)
     if init_rows < n_clusters:
         raise ConfigError(f"init_size is {init_size}, expected at least n_clusters={n_clusters}")
-    for name, value in (("tol", tol), ("max_excess", max_excess)):
-        if not value >= 0:
-            raise ConfigError(f"{name} is {value!r}, expected a number >= 0")
-    if metric not in ("euclidean", "cosine"):
-        raise ConfigError(f"metric is {metric!r}, expected 'euclidean' or 'cosine'")
+    if not max_excess >= 0:
+        raise ConfigError(f"max_excess is {max_excess!r}, expected a number >= 0")
     if isinstance(init, str) and init not in (*INITS, "breathing"):
         raise ConfigError(
             f"init is {init!r}, expected one of {', '.join((*INITS, 'breathing'))}, an array or a callable"

@@ -93,12 +93,7 @@ def assign(
             done = run(found, source, to, settings, where=where or (), progress=progress, dry_run=dry_run)
         finally:
             progress.close()
-        for warning in done.warnings:
-            out.warn(warning)
-        if done.n_rows == 0:
-            out.warn("no row was labelled: the data, or what --where selects of it, is empty")
-        if done.n_dropped:
-            out.warn(f"{done.n_dropped} rows with missing values were left out, as in training (null policy drop)")
+        _warn(out, done)
         data = {
             "dry_run": dry_run,
             "model": found.model,
@@ -117,6 +112,16 @@ def assign(
             out.result(data, f"would label {rows} with {name} into {to}; nothing was written")
             return
         out.result(data, lambda: _render(done, name))
+
+
+def _warn(out: Output, done: AssignOutcome | AssignedGroups) -> None:
+    """What those should know who get the file."""
+    for warning in done.warnings:
+        out.warn(warning)
+    if done.n_rows == 0:
+        out.warn("no row was labelled: the data, or what --where selects of it, is empty")
+    if done.n_dropped:
+        out.warn(f"{done.n_dropped} rows with missing values were left out, as in training (null policy drop)")
 
 
 def _assign_groups(
@@ -150,12 +155,7 @@ def _assign_groups(
         )
     finally:
         progress.close()
-    for warning in done.warnings:
-        out.warn(warning)
-    if done.n_rows == 0:
-        out.warn("no row was labelled: the data, or what --where selects of it, is empty")
-    if done.n_dropped:
-        out.warn(f"{done.n_dropped} rows with missing values were left out, as in training (null policy drop)")
+    _warn(out, done)
     groups = [
         {"value": g.value, "model": g.model, "number": g.number, "id": g.id, "n_rows": g.n_rows}
         | ({} if dry_run else {"n_dropped": g.n_dropped, "n_outliers": g.n_outliers, "counts": g.counts})

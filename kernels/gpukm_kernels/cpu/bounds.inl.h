@@ -71,11 +71,14 @@ struct Paths {
   }
 };
 
-inline float lower_bound(float stored, float path) {
-  return stored - path - kSlack * (__builtin_fabsf(stored) + path);
+// For one bound, or eight.
+template <class V>
+inline V lower_bound(V stored, V path) {
+  return stored - path - kSlack * (absolute(stored) + path);
 }
-inline float upper_bound(float stored, float path) {
-  return stored + path + kSlack * (__builtin_fabsf(stored) + path);
+template <class V>
+inline V upper_bound(V stored, V path) {
+  return stored + path + kSlack * (absolute(stored) + path);
 }
 
 // How far the centroids of one call moved, and which of them stand apart.

@@ -24,51 +24,14 @@ __attribute__((noinline)) void seed_scores(const X* rows, int64_t d, const X* co
   for (int64_t j = 0; j < kSeedBlock; ++j) out[j][0] = sums[j][0], out[j][1] = sums[j][1];
 }
 
-// exact_distance with its eight lanes in two vectors of four: GCC for AVX2 keeps one of eight on the stack in a loop like
-// compare's, at five times the cost.
-typedef double Lanes4 __attribute__((vector_size(32)));
-typedef float Lanes4f __attribute__((vector_size(16)));
-
-inline Lanes4 load4(const double* p) {
-  Lanes4 v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-inline Lanes4 load4(const float* p) {
-  Lanes4f v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, Lanes4);
-}
-
-template <class X>
-inline double seed_distance(const X* x, const X* c, int64_t d) {
-  if (d < 8) return exact_distance(x, c, d);
-  Lanes4 low = {}, high = {};
-  int64_t i = 0;
-  for (; i + 8 <= d; i += 8) {
-    const Lanes4 a = load4(x + i) - load4(c + i), b = load4(x + i + 4) - load4(c + i + 4);
-    low += a * a;
-    high += b * b;
-  }
-  if (i < d) {
-    double tail[8] = {};
-    for (int64_t l = 0; i + l < d; ++l) tail[l] = double(x[i + l]) - double(c[i + l]);
-    const Lanes4 a = load4(tail), b = load4(tail + 4);
-    low += a * a;
-    high += b * b;
-  }
-  const Lanes4 pairs = low + high;
-  return (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
-}
-
 // One cell's rows, feature by feature, with what is known of each: the distance to the nearest centre so far, its
 // share of the potential as an integer, and the score above which a candidate is surely no nearer.
 template <class X>
 class SeedCell {
  public:
   SeedCell(int64_t rows, int64_t d, int64_t trials, int64_t slices)
-      : d_(d), trials_(trials), slices_(slices), packed_((rows + kSeedRows<X>)*d), limit_(rows + kSeedRows<X>), share_(rows), prefix_(rows),
-        gained_(trials * rows), improved_(trials * rows), counts_(slices * trials), gains_(slices * trials),
+      : d_(d), trials_(trials), slices_(slices), packed_((rows + kSeedRows<X>)*d), limit_(rows + kSeedRows<X>),
+        share_(rows), prefix_(rows), gained_(trials * rows), improved_(trials * rows), counts_(slices * trials), gains_(slices * trials),
         rows_(trials + kSeedBlock), points_(trials + kSeedBlock) {}
 
   // Screening in X: a difference, a square and at most d additions, each rounded once; (D itself errs far less.)
@@ -97,7 +60,7 @@ class SeedCell {
       for (int64_t j = 0; j < kSeedBlock; ++j) points[j] = x + rows[t + j < count ? t + j : t] * d;
       for (int64_t p = 0; p < panels(); ++p)
         near(p, points, count - t, [&](int64_t i, int64_t j) {
-          const double v = seed_distance(x_ + i * d_, points[j], d_);
+          const double v = exact_distance(x_ + i * d_, points[j], d_);
           if (!(v < nearest_[i])) return;
           nearest_[i] = v;
           limit_[i] = limit(v);
@@ -130,7 +93,7 @@ class SeedCell {
     for (int64_t p = first; p < last; ++p)
       for (int64_t t = 0; t < trials_; t += kSeedBlock)
         near(p, points_.data() + t, trials_ - t, [&](int64_t i, int64_t j) {
-          const double v = seed_distance(x_ + i * d_, points_[t + j], d_);
+          const double v = exact_distance(x_ + i * d_, points_[t + j], d_);
           if (!(v < nearest_[i])) return;
           const int64_t k = (t + j) * n_ + first * kSeedRows<X> + counts_[slice * trials_ + t + j]++;
           improved_[k] = i, gained_[k] = v;

@@ -189,6 +189,7 @@ inline Lanes8f load8f(const float* p) {
   return v;
 }
 inline void store8f(float* p, Lanes8f v) { __builtin_memcpy(p, &v, sizeof v); }
+inline float absolute(float v) { return __builtin_fabsf(v); }
 inline Lanes8f absolute(Lanes8f v) { return v < 0.0f ? -v : v; }
 template <class M>
 inline bool all_of(M mask) {

@@ -244,8 +244,7 @@ struct TrackRows {
       const Lanes8f s = load8f(tracker.upper.data() + begin + i), l = load8f(tracker.nearest.data() + begin + i);
       Lanes8f o;
       for (int r = 0; r < 8; ++r) o[r] = own[labels[begin + i + r]];
-      const Lanes8f u = s + o + kSlack * (absolute(s) + o), low = l - path - kSlack * (absolute(l) + path);
-      if (!all_of(u * kMargin < low))
+      if (!all_of(upper_bound(s, o) * kMargin < lower_bound(l, path - Lanes8f{})))
         for (int r = 0; r < 8; ++r) one(i + r);
     }
     for (; i < n; ++i) one(i);
@@ -263,8 +262,7 @@ struct TrackRows {
       const int32_t own = labels[row];
       Lanes8f lowest = kFar - Lanes8f{};
       for (int64_t g = 0; g < width; g += 8) {
-        const Lanes8f s = load8f(stored(i) + g), path = load8f(moves.before.group.data() + g);
-        const Lanes8f l = s - path - kSlack * (absolute(s) + path);
+        const Lanes8f l = lower_bound(load8f(stored(i) + g), load8f(moves.before.group.data() + g));
         store8f(bounds + g, l);
         lowest = l < lowest ? l : lowest;
       }
