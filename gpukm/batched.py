@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,13 +13,13 @@ from gpukm.backends import Selection, select
 from gpukm.backends.batch import Fits, Problems
 from gpukm.core import rng
 from gpukm.core.batch import BatchedResult
-from gpukm.core.result import FitResult, StopReason
-from gpukm.core.seeding import auto_init
+from gpukm.core.result import FitResult
+from gpukm.core.seeding import auto_init, trials
 from gpukm.errors import ConfigError, DataError
 from gpukm.functional import INITS, Init, as_source, check_rules, count_starts, doubts, kmeans
+from gpukm.small import METHODS, STOPS
 from gpukm.sources.array import ArraySource, check_weights
 
-_STOPS = tuple(StopReason)
 #: Problems given to a backend at a time: their records take memory until they are cut to what was used.
 _AT_ONCE = 4096
 
@@ -114,13 +113,13 @@ def kmeans_batched(
         seeds=seeds,
         start=start,
         n_clusters=n_clusters,
-        trials=0 if isinstance(init, str) and init == "random" else 2 + int(math.log(n_clusters)),
+        trials=0 if isinstance(init, str) and init == "random" else trials(n_clusters),
         n_init=starts,
         max_iter=max_iter,
         tol=float(tol),
         spherical=metric == "cosine",
     )
-    native = np.array([method in ("k-means++", "random", "array") for method in methods], bool)
+    native = np.array([method in (*METHODS, "array") for method in methods], bool)
     takes = selection.backend.takes(n, rows.x.shape[1], n_clusters) & native
     columns = None if names is None else tuple(names)
 
@@ -156,7 +155,7 @@ def kmeans_batched(
         total_weight=fits.total_weight,
         n_iter=fits.n_iter,
         init=methods,
-        stop=tuple(_STOPS[i] for i in fits.stop.tolist()),
+        stop=tuple(STOPS[i] for i in fits.stop.tolist()),
         history=tuple(history),
         seeds=seeds,
         offsets=rows.offsets,
@@ -427,4 +426,4 @@ def _fill(fits: Fits, b: int, problems: Problems, result: FitResult) -> None:
     fits.counts[b], fits.weights[b] = result.counts, result.weights
     fits.inertia[b], fits.total_weight[b] = result.inertia, result.total_weight
     fits.n_iter[b], fits.best_init[b], fits.n_rechecked[b] = result.n_iter, result.best_init, result.n_rechecked
-    fits.stop[b] = _STOPS.index(result.stop)
+    fits.stop[b] = STOPS.index(result.stop)

@@ -21,6 +21,7 @@ from gpukm.core.stats import Grid
 from gpukm.core.twolevel import two_level
 from gpukm.errors import ConfigError, DataError
 from gpukm.executors.local import LocalExecutor
+from gpukm.small import Rules, solve_small
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.csr import CsrSource
 
@@ -92,7 +93,7 @@ def kmeans(source: Any, n_clusters: int, **settings: Any) -> FitResult:
     DataError
         For data that cannot be clustered: not finite, too few rows, bad weights.
     """
-    steps = fit_iter(source, n_clusters, **settings)
+    steps = fit_iter(source, n_clusters, **{"watched": False, **settings})
     while True:
         try:
             next(steps)
@@ -123,6 +124,7 @@ def fit_iter(
     keep_labels: bool = True,
     n_shards: int = 1,
     resume: Resume | None = None,
+    watched: bool = True,
 ) -> Generator[FitProgress, None, FitResult]:
     """Fit step by step: yields a :class:`FitProgress` an iteration and returns the :class:`FitResult`.
 
@@ -161,6 +163,8 @@ def fit_iter(
     resume : Resume or None
         Continue an interrupted fit of the same data and settings; the result has the bits of an undisturbed one, but
         no labels where an earlier start wins.
+    watched : bool
+        False yields nothing for a small problem in memory, which is then solved in one call; the result is the same.
     """
     n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, precision)
     if quality not in ("standard", "best"):
@@ -169,8 +173,52 @@ def fit_iter(
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
     selection = select(backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
-    problem = look_at(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
-    method, starts = resolve_init(init, n_init, problem, n_clusters)
+    best: FitResult | None = None
+    method, starts = init, n_init
+    x = rows.array()
+    if not watched and quality == "standard" and keep_labels and resume is None and x is not None:
+        method, starts = resolve_init(init, n_init, len(x), rows.n_features, n_clusters)
+        rules = Rules(n_clusters, method, starts, max_iter, float(tol), int(seed), metric == "cosine")
+        best, constant = solve_small(rows, selection.backend, rules)
+        warnings = doubts(constant, rows.names, best.counts) if best else ()
+    if best is None:
+        problem = look_at(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
+        method, starts = resolve_init(init, n_init, problem.scan.n_samples, rows.n_features, n_clusters)
+        best = yield from _best_start(problem, rows, n_clusters, method, starts, seed, keep_labels, resume)
+        if quality == "best":
+            best = yield from _improve(problem, best, seed, keep_labels)
+        warnings = doubts_of(problem, best)
+    name = method if isinstance(method, str) else "array" if isinstance(method, np.ndarray) else "callable"
+    return replace(
+        best,
+        backend=selection.backend.name,
+        rejected=selection.rejected,
+        warnings=warnings,
+        settings={
+            "n_clusters": n_clusters,
+            "init": name,
+            "n_init": starts,
+            "max_iter": max_iter,
+            "tol": float(tol),
+            "seed": int(seed),
+            "metric": metric,
+            "precision": precision,
+            "quality": quality,
+        },
+    )
+
+
+def _best_start(
+    problem: Problem,
+    rows: Source,
+    n_clusters: int,
+    method: Init,
+    starts: int,
+    seed: int,
+    keep_labels: bool,
+    resume: Resume | None,
+) -> Generator[FitProgress, None, FitResult]:
+    """Iterate from every start, or from where ``resume`` stood; the lowest inertia wins, and the first of equals."""
     best = resume.best if resume else None
     for start in range(resume.init if resume else 0, starts):
         start_seed = seed if start == 0 else int(rng.raw(seed, rng.Purpose.RESTART, start, 1)[0])
@@ -197,26 +245,7 @@ def fit_iter(
         if best is None or result.inertia < best.inertia:
             best = result
     assert best is not None
-    if quality == "best":
-        best = yield from _improve(problem, best, seed, keep_labels)
-    name = method if isinstance(method, str) else "array" if isinstance(method, np.ndarray) else "callable"
-    return replace(
-        best,
-        backend=selection.backend.name,
-        rejected=selection.rejected,
-        warnings=doubts_of(problem, best),
-        settings={
-            "n_clusters": n_clusters,
-            "init": name,
-            "n_init": starts,
-            "max_iter": max_iter,
-            "tol": float(tol),
-            "seed": int(seed),
-            "metric": metric,
-            "precision": precision,
-            "quality": quality,
-        },
-    )
+    return best
 
 
 def check_rules(n_clusters: Any, max_iter: Any, tol: float, metric: str, precision: str) -> tuple[int, int]:
@@ -415,15 +444,15 @@ def _frame_of(centroids: np.ndarray, rows: Source) -> Frame:
     return Frame(center, float(np.abs(centroids - center).max()))
 
 
-def resolve_init(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[Init, int]:
+def resolve_init(init: Init, n_init: int | str, n_samples: int, n_features: int, k: int) -> tuple[Init, int]:
     """Settle which method seeds and how many starts are made."""
     if isinstance(init, str):
         if init not in INITS:
             raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}, an array or a callable")
         if init == "auto":
-            init = auto_init(problem.scan.n_samples, k)
+            init = auto_init(n_samples, k)
     elif not callable(init):
-        init = _check_start(np.asarray(init), k, len(problem.reference))
+        init = _check_start(np.asarray(init), k, n_features)
     return init, count_starts(init, n_init)
 
 

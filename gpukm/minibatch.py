@@ -308,5 +308,5 @@ def _method(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[In
     method: Init = "breathing" if isinstance(init, str) and init == "auto" else init
     if isinstance(method, str) and method == "breathing":
         return method, 1 if n_init == "auto" else positive("n_init", n_init)
-    method, starts = resolve_init(method, n_init, problem, k)
+    method, starts = resolve_init(method, n_init, problem.scan.n_samples, len(problem.reference), k)
     return method, min(starts, 3) if n_init == "auto" else starts

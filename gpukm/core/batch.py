@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpukm.core.result import FitResult, IterationRecord, StopReason
+from gpukm.core.result import FitResult, StopReason, history_of
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,7 @@ class BatchedResult:
             total_weight=float(self.total_weight[b]),
             n_iter=int(self.n_iter[b]),
             stop=self.stop[b],
-            history=tuple(
-                IterationRecord(number, float(inertia), float(shift), int(moved), int(empty))
-                for number, (inertia, shift, moved, empty) in enumerate(self.history[b], 1)
-            ),
+            history=history_of(self.history[b]),
             n_init=self.n_init,
             best_init=int(self.best_init[b]),
             n_scored=int(self.n_scored[b]),

@@ -33,6 +33,14 @@ class IterationRecord:
     n_empty: int
 
 
+def history_of(records: np.ndarray) -> tuple[IterationRecord, ...]:
+    """Records from their numbers, of shape (n_iter, 4)."""
+    return tuple(
+        IterationRecord(number, inertia, shift, int(moved), int(empty))
+        for number, (inertia, shift, moved, empty) in enumerate(records.tolist(), 1)
+    )
+
+
 @dataclass(frozen=True)
 class FitResult:
     """A finished k-means fit.

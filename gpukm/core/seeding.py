@@ -111,6 +111,11 @@ def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:
     return gather(problem, chosen)
 
 
+def trials(k: int) -> int:
+    """Candidates a step of greedy k-means++, as many as scikit-learn takes."""
+    return 2 + int(math.log(k))
+
+
 def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None = None) -> np.ndarray:
     """Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with their remark on several trials a step).
 
@@ -119,9 +124,9 @@ def kmeans_plus_plus(problem: Problem, k: int, seed: int, n_trials: int | None =
     problem : Problem
     k, seed : int
     n_trials : int or None
-        Candidates a step; None takes ``2 + int(log k)`` as scikit-learn does.
+        Candidates a step; None takes :func:`trials`.
     """
-    n_trials = n_trials or 2 + int(math.log(k))
+    n_trials = n_trials or trials(k)
     centers = random_rows(problem, 1, seed)
     with _nearest_seed(problem):
         exponent = _scan_exponent(problem.scan)

@@ -161,6 +161,7 @@ class KMeans(CentroidEstimator):
             quality=self.quality,
             executor=self.executor,
             batch_size=self.batch_size,
+            watched=bool(self.verbose),
         )
         while True:
             try:

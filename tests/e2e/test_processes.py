@@ -22,15 +22,15 @@ import numpy as np
 from gpukm import kmeans
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of every fork beside threads
 x = np.random.default_rng(0).normal(size=(20000, 8)).astype(np.float32)
-expected = kmeans(x, 16, max_iter=5, backend="cpu", threads=2).digest()
+expected = kmeans(x, 16, max_iter=5, backend="cpu", threads=2, watched=True).digest()
 children = []
 for _ in range(3):
     child = os.fork()
     if child == 0:
         signal.alarm(60)
-        os._exit(0 if kmeans(x, 16, max_iter=5, backend="cpu", threads=2).digest() == expected else 1)
+        os._exit(0 if kmeans(x, 16, max_iter=5, backend="cpu", threads=2, watched=True).digest() == expected else 1)
     children.append(child)
-assert kmeans(x, 16, max_iter=5, backend="cpu", threads=2).digest() == expected
+assert kmeans(x, 16, max_iter=5, backend="cpu", threads=2, watched=True).digest() == expected
 print([os.waitpid(child, 0)[1] for child in children])
 """
 
@@ -40,7 +40,7 @@ import numpy as np
 from gpukm import kmeans
 x = np.random.default_rng(0).normal(size=(50000, 16)).astype(np.float32)
 before = len(os.listdir("/proc/self/task"))
-kmeans(x, 32, max_iter=3, backend="cpu")
+kmeans(x, 32, max_iter=3, backend="cpu", watched=True)
 print(len(os.listdir("/proc/self/task")) - before)
 """
 

@@ -77,7 +77,7 @@ def compare(backend: str, metric: str, weight: str, dtype: type, inits: Any) -> 
             w = weights(rng, len(x), weight)
             settings: dict[str, Any] = {"init": init, "n_init": n_init, "metric": metric, "backend": backend}
             many = kmeans_batched([x[::-1], x], K, sample_weight=None if w is None else [w, w], seed=11, **settings)
-            alone = kmeans(x, K, sample_weight=w, seed=int(many.seeds[1]), threads=1, **settings)
+            alone = kmeans(x, K, sample_weight=w, seed=int(many.seeds[1]), threads=1, watched=True, **settings)
             assert bits(many[1]) == bits(alone), (name, init)
 
 
@@ -123,7 +123,9 @@ def test_given_starts_that_leave_clusters_empty(dtype: type, backend: str) -> No
         )  # fmt: skip
         assert many.history[0][0, 3] > 0
         for b, init in enumerate((start, start[::-1])):
-            alone = kmeans(x, len(start), init=init, sample_weight=weight, seed=int(many.seeds[b]), threads=1)
+            alone = kmeans(
+                x, len(start), init=init, sample_weight=weight, seed=int(many.seeds[b]), threads=1, watched=True
+            )
             assert bits(many[b]) == bits(alone)
 
 
@@ -133,7 +135,7 @@ def test_any_number_of_clusters_and_every_reason_to_stop(k: int, max_iter: int, 
     x = np.random.default_rng(k).normal(size=(3, 400, 4)).astype(np.float32)
     many = kmeans_batched(x, k, max_iter=max_iter, tol=tol, seed=2**64 - 1)
     for b in range(3):
-        alone = kmeans(x[b], k, max_iter=max_iter, tol=tol, seed=int(many.seeds[b]), threads=1)
+        alone = kmeans(x[b], k, max_iter=max_iter, tol=tol, seed=int(many.seeds[b]), threads=1, watched=True)
         assert bits(many[b]) == bits(alone)
 
 
@@ -144,7 +146,7 @@ def test_a_long_fit_keeps_its_whole_history(monkeypatch: pytest.MonkeyPatch) -> 
     many = kmeans_batched(x, 5, tol=0.0)
     assert many.n_iter.max() > 2
     for b in range(4):
-        assert bits(many[b]) == bits(kmeans(x[b], 5, tol=0.0, seed=int(many.seeds[b]), threads=1))
+        assert bits(many[b]) == bits(kmeans(x[b], 5, tol=0.0, seed=int(many.seeds[b]), threads=1, watched=True))
 
 
 @pytest.mark.skipif(not native, reason="needs the native kernels")

@@ -32,9 +32,10 @@ def runs():
     yield "numpy, streamed", Streamed, {"backend": "numpy", "batch_size": 100}
     yield "numpy, streamed in two shards", Streamed, {"backend": "numpy", "batch_size": 333, "n_shards": 2}
     if native:
-        yield "cpu, 1 thread", ArraySource, {"backend": "cpu", "threads": 1}
-        yield "cpu, 2 threads", ArraySource, {"backend": "cpu", "threads": 2}
-        yield "cpu, 3 shards", ArraySource, {"backend": "cpu", "n_shards": 3}
+        yield "cpu, 1 thread", ArraySource, {"backend": "cpu", "threads": 1, "watched": True}
+        yield "cpu, 2 threads", ArraySource, {"backend": "cpu", "threads": 2, "watched": True}
+        yield "cpu, small problems in one call", ArraySource, {"backend": "cpu"}
+        yield "cpu, 3 shards", ArraySource, {"backend": "cpu", "n_shards": 3, "watched": True}
         yield "cpu, streamed, 1 thread", Streamed, {"backend": "cpu", "threads": 1, "batch_size": 77}
         yield "cpu, streamed, 2 threads", Streamed, {"backend": "cpu", "threads": 2, "batch_size": 1000}
 

@@ -40,7 +40,7 @@ def test_groups_are_put_together_and_labels_go_back() -> None:
     assert found.n_samples.tolist() == [90, 30, 60, 60]
     for b, group in enumerate("abcd"):
         mine = groups == group
-        alone = kmeans(x[mine], 3, sample_weight=w[mine], seed=int(found.seeds[b]))
+        alone = kmeans(x[mine], 3, sample_weight=w[mine], seed=int(found.seeds[b]), watched=True)
         assert found[b].digest() == alone.digest()
         assert (found.labels[mine] == alone.labels).all()
 
@@ -51,7 +51,7 @@ def test_seeds_are_documented_and_may_be_given() -> None:
     assert problem_seeds(7, 3).tolist() == seeds[:3].tolist()
     assert (kmeans_batched(X, 3, seed=7).seeds == seeds[:4]).all()
     same = kmeans_batched(np.stack([X[0], X[0]]), 3, seed=[9, 9])
-    assert same[0].digest() == same[1].digest() == kmeans(X[0], 3, seed=9).digest()
+    assert same[0].digest() == same[1].digest() == kmeans(X[0], 3, seed=9, watched=True).digest()
 
 
 def test_large_problems_go_through_the_engine_and_mix_with_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_large_problems_go_through_the_engine_and_mix_with_small_ones(monkeypatc
     parts = [X[0][:20], X[1], X[2][:33], X[3]]
     found = kmeans_batched(parts, 3)
     assert [r.digest() for r in found] == [
-        kmeans(p, 3, seed=int(s)).digest() for p, s in zip(parts, found.seeds, strict=True)
+        kmeans(p, 3, seed=int(s), watched=True).digest() for p, s in zip(parts, found.seeds, strict=True)
     ]
     assert [r.digest() for r in kmeans_batched(list(X), 3)] == before
 
@@ -68,13 +68,13 @@ def test_large_problems_go_through_the_engine_and_mix_with_small_ones(monkeypatc
 @pytest.mark.parametrize("init", ["auto", "two-level", "random", lambda x, k, random_state: x[:k]])
 def test_every_init_of_kmeans(init: Any) -> None:
     found = kmeans_batched(X, 4, init=init)
-    alone = kmeans(X[2], 4, init=init, seed=int(found.seeds[2]))
+    alone = kmeans(X[2], 4, init=init, seed=int(found.seeds[2]), watched=True)
     assert found[2].digest() == alone.digest() and found[2].settings == alone.settings
 
 
 def test_one_start_for_all_or_one_each() -> None:
-    assert kmeans_batched(X, 5, init=X[0, :5])[3].digest() == kmeans(X[3], 5, init=X[0, :5]).digest()
-    assert kmeans_batched(X, 5, init=X[:, :5])[3].digest() == kmeans(X[3], 5, init=X[3, :5]).digest()
+    assert kmeans_batched(X, 5, init=X[0, :5])[3].digest() == kmeans(X[3], 5, init=X[0, :5], watched=True).digest()
+    assert kmeans_batched(X, 5, init=X[:, :5])[3].digest() == kmeans(X[3], 5, init=X[3, :5], watched=True).digest()
 
 
 def test_the_result_reads_like_a_sequence_of_fits() -> None:

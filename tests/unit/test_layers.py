@@ -14,7 +14,7 @@ import gpukm
 LAYERS = (
     ("cli", "__main__"),
     ("pipeline", "plan", "checkpoint"),
-    ("functional", "batched", "minibatch", "stream", "estimators", "snapshots", "reports", "config"),
+    ("functional", "small", "batched", "minibatch", "stream", "estimators", "snapshots", "reports", "config"),
     ("core", "executors", "sources", "preprocessing"),
     ("backends",),
 )
