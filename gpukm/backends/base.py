@@ -69,10 +69,11 @@ class Effort:
 
     Attributes
     ----------
-    plans : frozenset of {"plain", "fill", "follow"}
-        All rows labelled without bounds; the same, and bounds left for the next time; bounds followed.
+    plans : frozenset of {"plain", "fill", "follow", "boxes"}
+        All rows labelled without bounds; the same, and bounds left for the next time; bounds followed; rows sorted into
+        boxes, of which those with one nearest centroid are settled at once.
     n_scored, n_pairs : int
-        Pairs of a row and a group of centroids that were scored, of so many.
+        Pairs that were scored of a row and a group of centroids, or with boxes a centroid, of so many.
     n_movers : int
         Centroids that stood apart, because they moved most, and that all rows were scored against.
     """
@@ -92,7 +93,7 @@ class Effort:
         )
 
     def __str__(self) -> str:
-        words = {"plain": "without bounds", "fill": "leaving bounds", "follow": "following bounds"}
+        words = {"plain": "without bounds", "fill": "leaving bounds", "follow": "following bounds", "boxes": "in boxes"}
         share = self.n_scored / self.n_pairs if self.n_pairs else 1.0
         apart = f", {self.n_movers} centroids apart" if self.n_movers else ""
         return f"{' and '.join(words[plan] for plan in sorted(self.plans))}, {share:.1%} scored{apart}"

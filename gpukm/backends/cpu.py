@@ -19,7 +19,10 @@ _FEW_GROUPS = 16
 _GROUPING_ROUNDS = 4
 # Rows a cluster below which grouping the centroids costs as much as it saves.
 _TRACKED_ROWS = 4
-_PLANS = ("plain", "fill", "follow")
+_PLANS = ("plain", "fill", "follow", "boxes")
+_BOXES = ("paying", "always", "never")
+# Features at most of rows that may be sorted into boxes.
+BOX_FEATURES = 8
 # A problem is small, for one thread from its seeding to its labels, while its rows stay in a cache and an iteration
 # takes less than a few milliseconds. Beyond, threads share a problem, and rows are tracked.
 _SMALL_VALUES = 1 << 18
@@ -59,13 +62,15 @@ class CpuBackend(Backend):
 
     def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
         groups = group_count(x.shape[1] * x.itemsize, len(centroids))
-        pays = groups > 1 and len(x) >= _TRACKED_ROWS * len(centroids)
-        return self.follow(x, centroids, groups) if pays else None
+        if groups == 1 or len(x) < _TRACKED_ROWS * len(centroids):
+            groups = 0
+        return self.follow(x, centroids, groups) if groups or x.shape[1] <= BOX_FEATURES else None
 
-    def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int) -> Any:
-        """Make a tracker with so many groups of centroids."""
+    def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int, boxes: str = "paying") -> Any:
+        """Make a tracker with so many groups of centroids, 0 for no bounds; ``boxes`` is paying, always or never."""
         make = self._cpu.TrackerF32 if x.dtype == np.float32 else self._cpu.TrackerF64
-        return make(len(x), x.shape[1], groups, _neighbours(centroids, groups))
+        group_of = _neighbours(centroids, groups) if groups else np.zeros(len(centroids), np.int32)
+        return make(len(x), x.shape[1], groups, group_of, _BOXES.index(boxes))
 
     def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
         center = np.ascontiguousarray(frame.center, np.float64)

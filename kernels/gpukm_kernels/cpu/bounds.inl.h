@@ -34,14 +34,24 @@ struct Tracker {
   double longest_path = 0;              // sum of the longest group's steps
   int64_t scored = 0, pairs = 0;        // (row, group) pairs of the last call: scored, and all
   int64_t movers = 0;                   // of the last call
+  Boxes boxes;                          // whether a tree is still to be thought of
+  RowTree<X>* tree = nullptr;           // takes the place of bounds
   int64_t wait = 0, waited = 0;         // calls to go before bounds are thought of again, and how many it was last time
   int64_t followed = 0, wasted = 0;     // calls that followed the last bounds, and bounds left in vain
 
-  Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_)
+  Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_, Boxes boxes_)
       : n(n_), d(d_), k(k_), groups(groups_), width((groups_ + 7) / 8 * 8), group_of(k_), upper(n_), nearest(n_),
-        lower(n_ * width), previous(k_ * d_), own_path(k_), group_path(width) {
+        lower(n_ * width), previous(k_ * d_), own_path(k_), group_path(width), boxes(boxes_) {
     __builtin_memcpy(group_of.data(), group_of_, size_t(k) * sizeof(int32_t));
     reset();
+  }
+  ~Tracker() { delete tree; }
+  Tracker(const Tracker&) = delete;
+  // Frees what bounds take.
+  void forget() {
+    upper.free();
+    nearest.free();
+    lower.free();
   }
   void reset() {
     own_path.zero();

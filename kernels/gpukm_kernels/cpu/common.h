@@ -42,6 +42,10 @@ class Buffer {
   T* data() { return p_; }
   const T* data() const { return p_; }
   int64_t size() const { return n_; }
+  void free() {
+    deallocate(p_);
+    n_ = 0, p_ = nullptr;
+  }
   void zero() { __builtin_memset(static_cast<void*>(p_), 0, size_t(n_) * sizeof(T)); }
 
  private:

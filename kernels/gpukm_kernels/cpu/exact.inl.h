@@ -324,6 +324,24 @@ struct LimbSums {
   }
 };
 
+// The first i from `first` where labels differ, or `last`.
+inline int64_t next_change(const int32_t* labels, const int32_t* previous, int64_t first, int64_t last) {
+  constexpr int64_t kStep = 4 * kLanes<int32_t>;
+  int64_t i = first;
+  for (; i + kStep <= last; i += kStep) {
+    Vec<int64_t> differ = Vec<int64_t>{};
+    for (int64_t v = 0; v < kStep; v += kLanes<int32_t>) {
+      Vec<int64_t> a, b;
+      __builtin_memcpy(&a, labels + i + v, sizeof a);
+      __builtin_memcpy(&b, previous + i + v, sizeof b);
+      differ |= a ^ b;
+    }
+    if (any_bit(differ)) break;
+  }
+  while (i < last && labels[i] == previous[i]) ++i;
+  return i;
+}
+
 template <class X>
 int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k, const int32_t* labels,
                    const int32_t* previous, const double* scales, double w_scale, int64_t* hi, int64_t* lo,
@@ -340,9 +358,9 @@ int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k,
     const int64_t r0 = own_rows ? n * t / team : 0, r1 = own_rows ? n * (t + 1) / team : n;
     LimbSums<X> sums(d, k0, k1, w != nullptr);
     for (int64_t i = r0; i < r1; ++i) {
+      if (previous && (i = next_change(labels, previous, i, r1)) == r1) break;
       const int64_t to = labels[i];
       const int64_t from = previous ? previous[i] : -1;
-      if (to == from) continue;
       const double weight = w ? w[i] : 1.0;
       const bool arrives = to >= k0 && to < k1, leaves = from >= k0 && from < k1;
       if (arrives) sums.template add<1>(x + i * d, weight, to, scales, w_scale);

@@ -28,6 +28,8 @@ constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 
 #include "screen.inl.h"
 
+#include "tree.inl.h"
+
 #include "bounds.inl.h"
 
 #include "track.inl.h"

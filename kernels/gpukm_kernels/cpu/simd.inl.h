@@ -190,6 +190,7 @@ inline Lanes8f load8f(const float* p) {
 }
 inline void store8f(float* p, Lanes8f v) { __builtin_memcpy(p, &v, sizeof v); }
 inline float absolute(float v) { return __builtin_fabsf(v); }
+inline Vec<double> absolute(Vec<double> v) { return v < 0.0 ? -v : v; }
 inline Lanes8f absolute(Lanes8f v) { return v < 0.0f ? -v : v; }
 template <class M>
 inline bool all_of(M mask) {

@@ -497,8 +497,8 @@ Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p,
 }
 
 template <class X>
-void* track_start(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of) {
-  return new Tracker<X>(n, d, k, groups, group_of);
+void* track_start(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of, Boxes boxes) {
+  return new Tracker<X>(n, d, k, groups, group_of, boxes);
 }
 
 template <class X>
@@ -525,6 +525,21 @@ Counts track_bounds(const X* x, const X* centroids, Frame frame, Tracker<X>& tra
   return counts;
 }
 
+// Sorts rows into boxes if that pays, which is asked once, when centroids have moved away from where they started.
+template <class X>
+void think_of_boxes(Tracker<X>& tracker, const X* x, const X* centroids, const int32_t* labels, bool integers,
+                    int threads) {
+  if (tracker.boxes == Boxes::never || !tracker.moving) return;
+  const bool able = tracker.d <= kTreeFeatures && tracker.n < INT32_MAX;
+  const bool always = tracker.boxes == Boxes::always;
+  tracker.boxes = Boxes::never;
+  if (!able || !(always || tracker.n >= kTreeRows)) return;
+  const double plain = double(tracker.k) * Costs(tracker.d, tracker.groups, integers).score;
+  if (!always && !tree_pays(x, tracker.n, tracker.d, centroids, tracker.k, plain, threads)) return;
+  tracker.forget();
+  tracker.tree = make_tree(x, tracker.n, tracker.d, tracker.k, labels, threads);
+}
+
 // Labels rows as assign() does; `labels` holds those of the previous call.
 template <class X>
 Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_t* labels, Progress* progress,
@@ -533,9 +548,16 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
   FloatMode mode;
   Counts counts;
   Plan plan = Plan::plain;
-  if (tracker.rung <= kWideRung) {
+  const bool integers = Prepared<X>::first_rung(tracker.d, frame.radius, tracker.rung) == kIntegerRung;
+  think_of_boxes(tracker, x, centroids, labels, integers, threads);
+  if (tracker.tree) {
+    const TreeWork work = follow_tree(*tracker.tree, centroids, tracker.previous.data(), tracker.k, labels, threads);
+    __builtin_memcpy(tracker.previous.data(), centroids, size_t(tracker.k * tracker.d) * sizeof(X));
+    *progress = {work.scored, tracker.n * tracker.k, 0, Plan::boxes};
+    return counts;
+  }
+  if (tracker.groups > 0 && tracker.rung <= kWideRung) {
     Moves moves(tracker);
-    const bool integers = Prepared<X>::first_rung(tracker.d, frame.radius, tracker.rung) == kIntegerRung;
     plan = plan_call(tracker, x, centroids, labels, integers, moves, threads);
     if (plan == Plan::follow && !extend_paths(tracker, moves)) plan = Plan::plain;
     if (plan != Plan::follow) {
@@ -545,7 +567,7 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
     if (plan != Plan::plain) counts = track_bounds(x, centroids, frame, tracker, moves, labels, threads);
     tracker.movers = moves.movers;
   }
-  tracker.pairs = tracker.n * tracker.groups;
+  tracker.pairs = tracker.n * (tracker.groups > 0 ? tracker.groups : 1);
   if (plan == Plan::plain) {
     Prepared<X> plain(centroids, tracker.k, tracker.d, frame);
     counts = assign_rows(x, tracker.n, plain, labels, nullptr, nullptr, threads);
