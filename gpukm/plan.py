@@ -123,7 +123,7 @@ def plan(
     n_features : int or None
         Width of the prepared rows where it is known already.
     """
-    from gpukm.backends.cpu import bounds_bytes
+    from gpukm.backends.cpu import bounds_bytes, boxes_bytes
     from gpukm.preprocessing.columns import read_dtype, resolve
     from gpukm.sources.memory import available_bytes, batch_rows
 
@@ -141,7 +141,7 @@ def plan(
     row_bytes = width * dtype.itemsize
     centroid_bytes = k * width * (4 * dtype.itemsize + 64)
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
-    held_bytes = row_bytes + _ROW_STATE_BYTES + bounds_bytes(row_bytes, k)
+    held_bytes = row_bytes + _ROW_STATE_BYTES + max(bounds_bytes(row_bytes, k), boxes_bytes(row_bytes, width))
     minibatch = settings.algorithm == "minibatch"
     # Mini-batches copy up to half of the rows, and keep a number a row for their order.
     held_bytes += row_bytes // 2 + 8 if minibatch else 0

@@ -237,6 +237,11 @@ def bounds_bytes(row_bytes: int, n_clusters: int) -> int:
     return 4 * (-(-groups // 8) * 8 + 2) if groups > 1 else 0
 
 
+def boxes_bytes(row_bytes: int, n_features: int) -> int:
+    """Bytes of boxes a row, where rows may be sorted into them: while it is sorted a row is there three times."""
+    return 3 * row_bytes + row_bytes // 8 + 32 if n_features <= BOX_FEATURES else 0
+
+
 def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:
     """Partition centroids into groups of neighbours by a few rounds of Lloyd; it decides speed only."""
     c = centroids.astype(np.float64)

@@ -14,6 +14,7 @@
 #include "draws.h"
 
 using gpukm::Batch;
+using gpukm::Boxes;
 using gpukm::Draws;
 using gpukm::Frame;
 using gpukm::Ops;
@@ -87,7 +88,7 @@ void track(const Ops<float>& ops) {
   Data<float> data(4096, 32, 400, 8.0);
   std::vector<int32_t> group_of;
   for (int64_t j = 0; j < data.k; ++j) group_of.push_back(int32_t(j / 40));
-  void* tracker = ops.track_start(data.n, data.d, data.k, 10, group_of.data());
+  void* tracker = ops.track_start(data.n, data.d, data.k, 10, group_of.data(), Boxes::never);
   const auto call = [&](Plan expected, bool movers) {
     Progress progress;
     ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
@@ -100,6 +101,24 @@ void track(const Ops<float>& ops) {
   for (int64_t j = 0; j < data.k; j += 40)
     for (int64_t f = 0; f < data.d; ++f) data.c[size_t(j * data.d + f)] = data.c[size_t((j + 1) % data.k * data.d + f)] + 2;
   count("track, one centroid of each group jumps, a row", data.n, [&] { call(Plan::follow, true); });
+  ops.track_stop(tracker);
+}
+
+// Rows are sorted by the second call, and settled box by box.
+void boxes(const Ops<float>& ops) {
+  Data<float> data(16384, 3, 40, 4.0);
+  const std::vector<int32_t> group_of(size_t(data.k), 0);
+  void* tracker = ops.track_start(data.n, data.d, data.k, 0, group_of.data(), Boxes::always);
+  const auto call = [&](Plan expected) {
+    Progress progress;
+    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
+    demand(progress.plan == expected, "tracking took another way than it is counted for");
+  };
+  call(Plan::plain);
+  count("boxes, made, a row", data.n, [&] { call(Plan::boxes); });
+  for (float& v : data.c) v *= 1 + 0x1p-6f;
+  count("boxes, centroids moved, a row", data.n, [&] { call(Plan::boxes); });
+  count("boxes, centroids stayed, a row", data.n, [&] { call(Plan::boxes); });
   ops.track_stop(tracker);
 }
 
@@ -201,6 +220,7 @@ int main() {
   assign("assign, 64 features, pairs to recheck", ops, Data<float>(2048, 64, 256, 4.0, 2));
   assign("assign, 64 features, crowds too dense for integers", ops, Data<float>(4096, 64, 256, 4.0, 256));
   track(ops);
+  boxes(ops);
   sums(ops);
   batch(ops);
   return 0;

@@ -125,7 +125,7 @@ struct Costs {
   double leave;    // the same where all rows are given bounds
   Costs(int64_t d, int64_t groups, bool integers)
       : score(0.14 + double(d) * (integers ? 0.01 : 0.025)), look(3), filter(15 + double(groups) + 0.2 * double(d)),
-        open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8), leave(13) {}
+        open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8), leave(8) {}
 };
 
 // Expected nanoseconds a row of following bounds, from those of a sample: `lower` [rows][groups] without the moves.

@@ -5,15 +5,17 @@
 // neither the distance matrix nor a horizontal reduction exists.
 //
 // Three forms of score:
-//   difference  s = sum (x - c)^2            on the stored values; for D <= 16 and T at least as wide as X
-//   product     s = |c'|^2 / 2 - x'.c'       x' = (x - m) 2^e, c' = (c - m) 2^e rounded to T; for D > 16
+//   difference  s = sum (x - c)^2            on the stored values; for D <= 16 and T as wide as X
+//   product     s = |c'|^2 / 2 - x'.c'       x' = (x - m) 2^e, c' = (c - m) 2^e rounded to T
 //   integer     the same with x' and c' rounded to 16-bit integers, of one scale a row and one a tile of centroids,
-//               multiplied pair by pair and added up in 32 bits without any error; twice the speed of float32
+//               multiplied pair by pair and added up in 32 bits without any error; twice the speed of float32, but a
+//               row has to be rounded first: for D > 16, and for D > 8 where there are many centroids
 // kernels/README.md derives the bounds below.
 
 enum class Form { difference, product, integer };
 
 constexpr int64_t kDifferenceMax = 16;
+constexpr int64_t kFewestIntegers = 9, kManyCentroids = 256;
 constexpr int64_t kChunk = 512;           // features summed in one accumulator before it is put aside
 constexpr int64_t kTileBytes = 192 << 10;  // centroids of a tile; shares the second-level cache with the rows
 constexpr int64_t kRowsBytes = 192 << 10;
@@ -644,17 +646,18 @@ struct Prepared {
 
   Prepared(const X* c, int64_t k_, int64_t d_, Frame frame, int least = kIntegerRung,
            const int32_t* group_of = nullptr)
-      : k(k_), d(d_), radius(frame.radius), centroids(k_ * d_), center(d_), first(first_rung(d_, frame.radius, least)) {
+      : k(k_), d(d_), radius(frame.radius), centroids(k_ * d_), center(d_), first(first_rung(d_, k_, frame.radius, least)) {
     __builtin_memcpy(centroids.data(), c, size_t(k * d) * sizeof(X));
     __builtin_memcpy(center.data(), frame.center, size_t(d) * sizeof(double));
     make(first, group_of);
   }
-  // Few features screen in difference form: not float64 rows in float32, and not where squares leave its range.
-  static Rung first_rung(int64_t d, double radius, int least) {
-    const bool narrow_squares = sizeof(X) == sizeof(float) && radius > 1e-15 && radius < 1e15;
+  // Few features screen in difference form, but for float64 rows in float32; not where squares leave its range.
+  static Rung first_rung(int64_t d, int64_t k, double radius, int least) {
     const bool few = d <= kDifferenceMax;
-    if (kIntegers && !few && d <= kIntegerFeatures && least <= kIntegerRung) return kIntegerRung;
-    return least <= kNarrowRung && (!few || narrow_squares) ? kNarrowRung : kWideRung;
+    const bool integers = !few || (d >= kFewestIntegers && k >= kManyCentroids);
+    if (kIntegers && integers && d <= kIntegerFeatures && least <= kIntegerRung) return kIntegerRung;
+    const bool leaves_range = few && sizeof(X) == sizeof(float) && !(radius > 1e-15 && radius < 1e15);
+    return least <= kNarrowRung && !leaves_range ? kNarrowRung : kWideRung;
   }
   void make(Rung rung, const int32_t* group_of = nullptr) const {
     const bool difference = d <= kDifferenceMax && (rung == kWideRung || sizeof(X) == sizeof(float));

@@ -15,6 +15,8 @@
 // Rows looked at together: many, so that the few survivors of a group still fill panels.
 constexpr int64_t kTrackRows = 2048;
 constexpr int64_t kTrackBytes = 2 << 20;
+// Rows that are looked at next are fetched so many ahead, and so many values of each.
+constexpr int64_t kAhead = 8, kAheadValues = 64;
 
 // What is known of an open row in one call. Scores are those of screening; squares are squared distances in its frame.
 template <class T>
@@ -71,8 +73,9 @@ inline T looseness(const Packed<X, T>& p) {
 // An infinite square has overflowed, or there is nobody to measure: it tells no more than the largest one does.
 template <class T>
 inline float distance_down(T squared, double inverse_scale) {
-  const double finite = double(squared) < Limits<T>::most ? double(squared) : Limits<T>::most;
-  const double v = __builtin_sqrt(finite) * inverse_scale * (1 - 0x1p-22);
+  const T finite = squared < T(Limits<T>::most) ? squared : T(Limits<T>::most);
+  const double root = sizeof(T) == sizeof(float) ? double(__builtin_sqrtf(float(finite))) : __builtin_sqrt(double(finite));
+  const double v = root * (inverse_scale * (1 - 0x1p-20));
   return v < kFar ? float(v) : kFar;
 }
 
@@ -105,12 +108,10 @@ inline void score_group(const Packed<X, T>& p, int64_t first, int64_t last, cons
       store(out.next_square + v * L, vmax(x2 + splat(T(2)) * r - slack, zero));
     }
   }
-  for (int r = 0; r < kPanel<T>; ++r) {
-    // Tiles have bounds of their own, so another may reach lower than the best.
-    const T low = out.low_square[r], next = out.next_square[r];
-    out.distance[r] = distance_down(low < next ? low : next, inverse_scale);
-    out.next_distance[r] = distance_down(next, inverse_scale);
-  }
+  // Tiles have bounds of their own, so another may reach lower than the best.
+  for (int r = 0; r < kPanel<T>; ++r)
+    out.distance[r] = distance_down(out.low_square[r] < out.next_square[r] ? out.low_square[r] : out.next_square[r], inverse_scale);
+  for (int r = 0; r < kPanel<T>; ++r) out.next_distance[r] = distance_down(out.next_square[r], inverse_scale);
 }
 
 // The own centroid as a score, from its exact distance.
@@ -218,6 +219,42 @@ struct TrackRows {
     score_group<X, T, F>(p, moves.tiles[part], moves.tiles[part + 1], panel, facts, inverse, out);
   }
 
+  // Scores rows of which nothing is known against every group, and leaves their bounds: as score_all, begin_row and take
+  // do row by row, in vectors.
+  void score_unknown() {
+    constexpr int L = kLanes<T>;
+    for (int64_t i = 0; i < n; i += P) {
+      const int64_t m = n - i < P ? n - i : P;
+      const T* panel = lane.panels.data() + i * p.words;
+      const Facts<T>& facts = lane.facts[i / P];
+      const Vec<T> inf = splat(T(__builtin_inf()));
+      Vec<T> upper[2] = {inf, inf}, lower[2] = {inf, inf}, rest[2] = {inf, inf}, next[2] = {inf, inf}, place[2] = {}, group[2] = {};
+      for (int64_t g = 0; g < groups; ++g) {
+        score(g + 1, panel, facts, scored);
+        for (int v = 0; v < 2; ++v) {
+          const Vec<T> up = load(scored.up + v * L), low = load(scored.low + v * L), after = load(scored.next + v * L);
+          // The loser's lowest joins the rest: of a new best that is what was best before and the others of its own group.
+          const Vec<T> kept = vmin(low, after), left = vmin(lower[v], after);
+          rest[v] = vmin(rest[v], less_select(up, upper[v], left, kept));
+          lower[v] = less_select(up, upper[v], low, lower[v]);
+          next[v] = less_select(up, upper[v], load(scored.next_square + v * L), next[v]);
+          place[v] = less_select(up, upper[v], load(scored.place + v * L), place[v]);
+          group[v] = less_select(up, upper[v], splat(T(g)), group[v]);
+          upper[v] = vmin(up, upper[v]);
+        }
+        for (int64_t r = 0; r < m; ++r) stored(i + r)[g] = scored.distance[r];
+      }
+      for (int64_t r = 0; r < m; ++r) {
+        const int v = int(r / L), l = int(r % L);
+        Row<T>& row = lane.rows[i + r];
+        row.upper = row.threshold = upper[v][l], row.lower = lower[v][l], row.rest = rest[v][l], row.next = next[v][l];
+        row.label = p.index[int64_t(place[v][l])], row.group = int32_t(group[v][l]);
+        row.norm = F == Form::difference ? T(1) : facts.norm[r] > 0 ? facts.norm[r] : T(Limits<T>::tiny);
+      }
+    }
+    lane.scored += n * groups;
+  }
+
   void pack_all() {
     const T* rows[P];
     for (int64_t i = 0; i < n; i += P) {
@@ -259,6 +296,12 @@ struct TrackRows {
     for (int64_t a = 0; a < listed; ++a) {
       const int64_t i = moves.movers ? a : lane.open[a];
       const int64_t row = begin + i;
+      // Few rows among many: they are far from each other in memory.
+      if (!moves.movers && a + kAhead < listed) {
+        const int64_t later = lane.open[a + kAhead];
+        __builtin_prefetch(stored(later));
+        for (int64_t f = 0; f < d && f < kAheadValues; f += 64 / int64_t(sizeof(X))) __builtin_prefetch(x + (begin + later) * d + f);
+      }
       const int32_t own = labels[row];
       Lanes8f lowest = kFar - Lanes8f{};
       for (int64_t g = 0; g < width; g += 8) {
@@ -303,7 +346,7 @@ struct TrackRows {
   void begin_row(Row<T>& row, T norm) {
     if (row.norm != 0) return;
     row.norm = F == Form::difference ? T(1) : norm > 0 ? norm : T(Limits<T>::tiny);
-    if (tracker.started) score_own<X, T, F>(p, row);
+    score_own<X, T, F>(p, row);
   }
 
   void take(int64_t i, int64_t g, int64_t r, T norm) {
@@ -355,14 +398,14 @@ struct TrackRows {
     if (!packed) {
       double sum = -double(n) * costs.pair - double(n - n_open) * costs.open / 2;
       for (int64_t g = 0; g < groups; ++g) sum += gain(g) > 0 ? gain(g) : 0;
-      packed = !tracker.started || sum >= 0;
+      packed = sum >= 0;
       if (packed) pack_all();
     }
     for (int64_t g = 0; g < groups; ++g) {
       if (moves.tiles[g + 1] == moves.tiles[g + 2]) {
         // Nobody but movers in this group.
         for (int64_t a = 0; a < n_open; ++a) put_bound(lane.rows[a].at, g, kFar);
-      } else if (packed && (!tracker.started || gain(g) > 0)) {
+      } else if (packed && gain(g) > 0) {
         score_all(g);
       } else {
         score_listed(g);
@@ -434,11 +477,10 @@ struct TrackRows {
         for (int64_t g = groups; g < width; ++g) stored(i)[g] = kFar;
       }
       n_open = n;
-      // Nothing is ruled out, so every group is scored for all rows, laid in panels, and there are no lists.
-      for (int64_t g = 0; g < groups; ++g) lane.count[g] = int32_t(n);
       pack_all();
+      score_unknown();
     }
-    if (n_open) score_groups(!tracker.started || moves.movers);
+    if (n_open && tracker.started) score_groups(moves.movers > 0);
     settle();
   }
 };
@@ -548,7 +590,7 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
   FloatMode mode;
   Counts counts;
   Plan plan = Plan::plain;
-  const bool integers = Prepared<X>::first_rung(tracker.d, frame.radius, tracker.rung) == kIntegerRung;
+  const bool integers = Prepared<X>::first_rung(tracker.d, tracker.k, frame.radius, tracker.rung) == kIntegerRung;
   think_of_boxes(tracker, x, centroids, labels, integers, threads);
   if (tracker.tree) {
     const TreeWork work = follow_tree(*tracker.tree, centroids, tracker.previous.data(), tracker.k, labels, threads);

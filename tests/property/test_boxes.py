@@ -1,0 +1,163 @@
+"""Rows sorted into boxes have the labels of D in every iteration, whatever centroids do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from gpukm_kernels import native_status
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gpukm.backends.base import Frame
+from gpukm.functional import fit_iter
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(not native_status()[0], reason=native_status()[1]),
+]
+BOXES = 3  # as `enum class Plan` numbers it
+SHAPES = ("cloud", "whole", "line", "skewed", "same", "islands", "offset", "tiny", "huge")
+STEPS = ("still", "creep", "nudge", "one", "jump", "leave", "swap", "copy", "row", "back")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows, and what their centroids do step by step."""
+
+    shape: str
+    steps: tuple[str, ...]
+    n: int = 500
+    d: int = 2
+    k: int = 12
+    dtype: Any = np.float32
+    threads: int = 1
+    seed: int = 0
+
+
+def rows_of(case: Case, rng: np.random.Generator) -> np.ndarray:
+    """Rows in float64, before they are rounded."""
+    x = rng.normal(size=(case.n, case.d))
+    if case.shape == "whole":  # ties everywhere
+        x = np.rint(2 * x)
+    elif case.shape == "line":
+        x[:, 1:] = 0
+    elif case.shape == "skewed":  # most rows share a value
+        x = np.where(rng.uniform(size=x.shape) < 0.9, 0.0, np.exp(4 * x))
+    elif case.shape == "same":
+        x[:] = x[0]
+    elif case.shape == "islands":
+        x = 0.01 * x + rng.normal(size=(5, case.d))[rng.integers(0, 5, case.n)]
+    elif case.shape == "offset":
+        x += 1e6
+    return x * {"tiny": 1e-40 if case.dtype == np.float32 else 1e-160, "huge": 1e18}.get(case.shape, 1.0)
+
+
+def walk(case: Case) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Rows, and the centroids of every step."""
+    rng = np.random.default_rng(case.seed)
+    x = rows_of(case, rng).astype(case.dtype)
+    spread = float(np.abs(x - np.median(x, axis=0)).max()) or 1.0
+    c = x[rng.integers(0, case.n, case.k)].astype(np.float64)
+    path = [c.astype(case.dtype)]
+    for step in case.steps:
+        c, j = path[-1].astype(np.float64), rng.integers(0, case.k, 2)
+        if step == "creep":
+            c += 1e-6 * spread * rng.normal(size=c.shape)
+        elif step == "nudge":
+            c += 0.03 * spread * rng.normal(size=c.shape)
+        elif step == "one":
+            c[j[0]] += 0.1 * spread * rng.normal(size=case.d)
+        elif step == "jump":
+            c[j[0]] = x[rng.integers(0, case.n)]
+        elif step == "leave":
+            c[j[0]] += 100 * spread
+        elif step == "swap":
+            c[j] = c[j[::-1]]
+        elif step == "copy":
+            c[j[0]] = c[j[1]]
+        elif step == "row":  # where rows are in the middle of two
+            middle = x[rng.integers(0, case.n)].astype(np.float64)
+            c[j[0]] = 2 * middle - c[j[1]]
+        elif step == "back":
+            c = path[0].astype(np.float64)
+        path.append(c.astype(case.dtype))
+    return x, path
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    return Case(
+        shape=draw(st.sampled_from(SHAPES)),
+        steps=tuple(draw(st.lists(st.sampled_from(STEPS), min_size=2, max_size=20))),
+        n=draw(st.sampled_from([1, 2, 3, 5, 64, 65, 130, 500, 1500])),
+        d=draw(st.integers(1, 8)),
+        k=draw(st.sampled_from([1, 2, 3, 5, 12, 40])),
+        dtype=draw(st.sampled_from([np.float32, np.float64])),
+        threads=draw(st.sampled_from([1, 1, 3])),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+def test_rows_in_boxes_have_the_labels_of_d() -> None:
+    from gpukm.backends.cpu import CpuBackend
+
+    met: Counter[str] = Counter()
+
+    @settings(max_examples=400, deadline=None)
+    @given(cases())
+    @example(Case("cloud", ("still", "creep", "leave", "creep", "back", "leave", "leave", "still"), n=1500, k=5))
+    @example(Case("cloud", ("still", "creep", "one", "one", "row", "row", "row", "copy", "creep", "swap"), n=1500, k=5))
+    def follow(case: Case) -> None:
+        x, path = walk(case)
+        backend = CpuBackend(case.threads)
+        center = np.median(x, axis=0).astype(case.dtype).astype(np.float64)
+        frame = Frame(center, float(np.abs(x - center).max()))
+        tracker, labels = backend.follow(x, path[0], 0, "always"), np.zeros(len(x), np.int32)
+        for step, c in enumerate(path):
+            backend.track(tracker, x, c, frame, labels)
+            expected = backend.cross_distances(x, c).argmin(axis=1)
+            np.testing.assert_array_equal(labels, expected, err_msg=f"step {step}, plan {tracker.plan}")
+            met["in boxes"] += tracker.plan == BOXES
+            met["rows left out"] += tracker.plan == BOXES and tracker.scored < tracker.pairs / 2
+            met["nothing scored"] += tracker.plan == BOXES and tracker.scored == 0
+
+    follow()
+    assert min(met[name] for name in ("in boxes", "rows left out", "nothing scored")) > 100
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 8])
+def test_a_fit_in_boxes_has_the_bits_of_one_without(d: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until nothing moves: in late iterations leaves are left alone for what their rows were last apart."""
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(d)
+    x = (rng.normal(size=(20_000, d)) + 3 * rng.normal(size=(30, d))[rng.integers(0, 30, 20_000)]).astype(dtype)
+    follow, plans = CpuBackend.follow, set()
+
+    def run(boxes: str) -> list[tuple[Any, ...]]:
+        def made(self: CpuBackend, x: Any, c: Any, groups: int, _: str = "") -> Any:
+            return follow(self, x, c, groups, boxes)
+
+        monkeypatch.setattr(CpuBackend, "follow", made)
+        states = list(fit_iter(x, 30, init=x[:30], max_iter=200, tol=0.0))
+        plans.update(plan for s in states for plan in s.state.effort.plans)
+        return [(s.state.record, s.state.centroids.tobytes()) for s in states]
+
+    assert run("always") == run("never") and "boxes" in plans
+
+
+def test_where_boxes_pay_and_where_not() -> None:
+    """Asked in the second call of a fit that is large enough."""
+    rng = np.random.default_rng(0)
+    plans = {}
+    for name, n, d, k in (("plane", 100_000, 2, 64), ("small", 5_000, 2, 64), ("wide", 30_000, 8, 20)):
+        x = rng.uniform(size=(n, d)).astype(np.float32)
+        steps = fit_iter(x, k, init=x[:k], max_iter=4, tol=0.0)
+        plans[name] = [sorted(s.state.effort.plans) for s in steps]
+    assert plans["plane"][1:] == [["boxes"]] * 3 and plans["plane"][0] != ["boxes"]
+    assert ["boxes"] not in plans["small"] + plans["wide"]
