@@ -69,8 +69,23 @@ class CpuBackend(Backend):
     def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int, boxes: str = "paying") -> Any:
         """Make a tracker with so many groups of centroids, 0 for no bounds; ``boxes`` is paying, always or never."""
         make = self._cpu.TrackerF32 if x.dtype == np.float32 else self._cpu.TrackerF64
-        group_of = _neighbours(centroids, groups) if groups else np.zeros(len(centroids), np.int32)
+        group_of = self._neighbours(centroids, groups) if groups else np.zeros(len(centroids), np.int32)
         return make(len(x), x.shape[1], groups, group_of, _BOXES.index(boxes))
+
+    def _neighbours(self, centroids: np.ndarray, groups: int) -> np.ndarray:
+        """Partition centroids into groups of neighbours by a few rounds of Lloyd; it decides speed only."""
+        # No matrix product of NumPy: the threads of its BLAS would stay awake beside ours for a while.
+        c = np.ascontiguousarray(centroids)
+        middle = c.mean(axis=0, dtype=np.float64).astype(c.dtype).astype(np.float64)
+        frame = Frame(middle, float(max((c - middle).max(), (middle - c).max())))
+        centers, label = c[np.linspace(0, len(c) - 1, groups).astype(np.int64)], np.empty(len(c), np.int32)
+        for _ in range(_GROUPING_ROUNDS):
+            self.assign(c, self.prepare(centers, frame), label)
+            order = np.argsort(label, kind="stable")
+            present, starts = np.unique(label[order], return_index=True)
+            sums = np.add.reduceat(c[order], starts, axis=0, dtype=np.float64)
+            centers[present] = sums / np.diff(np.append(starts, len(c)))[:, None]
+        return label
 
     def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
         center = np.ascontiguousarray(frame.center, np.float64)
@@ -240,20 +255,6 @@ def bounds_bytes(row_bytes: int, n_clusters: int) -> int:
 def boxes_bytes(row_bytes: int, n_features: int) -> int:
     """Bytes of boxes a row, where rows may be sorted into them: while it is sorted a row is there three times."""
     return 3 * row_bytes + row_bytes // 8 + 32 if n_features <= BOX_FEATURES else 0
-
-
-def _neighbours(centroids: np.ndarray, groups: int) -> np.ndarray:
-    """Partition centroids into groups of neighbours by a few rounds of Lloyd; it decides speed only."""
-    c = centroids.astype(np.float64)
-    c -= np.median(c, axis=0)
-    centers = c[np.linspace(0, len(c) - 1, groups).astype(np.int64)]
-    for _ in range(_GROUPING_ROUNDS):
-        label = (0.5 * (centers * centers).sum(axis=1) - c @ centers.T).argmin(axis=1)
-        order = np.argsort(label, kind="stable")
-        present, starts = np.unique(label[order], return_index=True)
-        sums = np.add.reduceat(c[order], starts, axis=0)
-        centers[present] = sums / np.diff(np.append(starts, len(c)))[:, None]
-    return label.astype(np.int32)
 
 
 def _like(points: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -176,6 +176,7 @@ class Shard:
         self.n_samples = 0
         self.n_rows = 0
         self._labels: np.ndarray | None = None
+        self._spare: np.ndarray | None = None  # where the next labels go, so that no iteration asks for new memory
         self._labels_for: np.ndarray | None = None
         self._stats: ClusterStats | None = None
         self._tracker: Any = None
@@ -263,7 +264,7 @@ class Shard:
     def begin(self, grid: Grid) -> None:
         """Start a fit: forget labels and sums of an earlier one."""
         self._grid, self._labels, self._labels_for, self._stats = grid, None, None, None
-        self._tracker = None
+        self._tracker, self._spare = None, None
 
     def step(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Label every row and sum it into its cluster."""
@@ -293,7 +294,7 @@ class Shard:
         if self._stats is None:
             self._stats = ClusterStats.zero(len(centroids), block.x.shape[1], block.weight is not None)
         moved = self.backend.accumulate(self._stats, block.x, block.weight, labels, before, self._grid)
-        self._labels, self._labels_for = labels, centroids
+        self._labels, self._labels_for, self._spare = labels, centroids, before
         effort = _plain(len(labels)) if self._tracker is None else self.backend.effort(self._tracker)
         return Step(self._stats.copy(), moved, len(labels), rechecked, effort)
 
@@ -301,10 +302,11 @@ class Shard:
         """Exact labels of rows in memory, with what is known from the step before; and the rows rechecked."""
         if self._labels is None:
             self._tracker = self.backend.tracker(block.x, centroids)
+        labels = np.zeros(len(block.x), np.int32) if self._spare is None else self._spare
         if self._tracker is None:
-            labels = np.empty(len(block.x), np.int32)
             return labels, self.backend.assign(block.x, self.backend.prepare(centroids, frame), labels)
-        labels = np.zeros(len(block.x), np.int32) if self._labels is None else self._labels.copy()
+        if self._labels is not None:
+            np.copyto(labels, self._labels)
         return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels)
 
     def row_weights(self) -> Iterator[tuple[slice, np.ndarray | None]]:
@@ -363,7 +365,7 @@ class Shard:
             block = next(self.blocks())
             labels, rechecked = self._label_resident(block, centroids, frame)
             # The tracker has moved on to these centroids, so the labels must follow.
-            self._labels, self._labels_for = labels, centroids
+            self._labels, self._labels_for, self._spare = labels, centroids, None
             yield block, labels, rechecked
             return
         prepared = self.backend.prepare(centroids, frame)
@@ -376,24 +378,22 @@ class Shard:
         """Label against the final centroids and add up the inertia exactly."""
         assert self._grid is not None
         total = ClusterStats.zero(len(centroids), self.source.n_features, False)
-        weights: ClusterStats | None = None
+        counted: ClusterStats | None = None
+        no_features = replace(self._grid, exponents=self._grid.exponents[:0])
         inertia, scored, rechecked = 0, 0, 0
         kept = np.empty(self.n_samples, np.int32) if keep_labels else None
         for block, labels, n in self.labelled(centroids, frame):
             inertia += self.backend.total(block.x, block.weight, centroids, labels)
             rechecked += n
             scored += len(labels)
-            total.counts += np.bincount(labels, minlength=len(centroids))
-            if block.weight is not None:
-                if weights is None:
-                    weights = ClusterStats.zero(len(centroids), 0, True)
-                none = replace(self._grid, exponents=self._grid.exponents[:0])
-                self.backend.accumulate(weights, block.x[:, :0], block.weight, labels, None, none)
+            if counted is None:
+                counted = ClusterStats.zero(len(centroids), 0, block.weight is not None)
+            self.backend.accumulate(counted, block.x[:, :0], block.weight, labels, None, no_features)
             if kept is not None:
                 kept[block.rows] = labels
-        if weights is not None:
-            total.weight_hi, total.weight_lo = weights.weight_hi, weights.weight_lo
-        self._labels, self._labels_for, self._tracker = kept, None, None
+        if counted is not None:
+            total.counts, total.weight_hi, total.weight_lo = counted.counts, counted.weight_hi, counted.weight_lo
+        self._labels, self._labels_for, self._tracker, self._spare = kept, None, None, None
         return Final(total, inertia, scored, rechecked)
 
     @property

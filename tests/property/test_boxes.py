@@ -109,6 +109,7 @@ def test_rows_in_boxes_have_the_labels_of_d() -> None:
 
     @settings(max_examples=400, deadline=None)
     @given(cases())
+    @example(Case("cloud", ("still", "row", "back"), n=1500, d=1))  # a leaf is scored, all one label, and scored again
     @example(Case("cloud", ("still", "creep", "leave", "creep", "back", "leave", "leave", "still"), n=1500, k=5))
     @example(Case("cloud", ("still", "creep", "one", "one", "row", "row", "row", "copy", "creep", "swap"), n=1500, k=5))
     def follow(case: Case) -> None:

@@ -251,28 +251,28 @@ constexpr double kRoundLow = 1.5 * 4503599627370496.0;
 // Low parts reach 2^31, so this many of them stay exact in a float64 sum.
 constexpr int64_t kFlushRows = int64_t(1) << 21;
 
-// Float64 sums of one thread, exact until flushed into the integers.
+// Float64 sums of one thread, exact until flushed into the integers; those of a cluster begin with its first row.
 template <class X>
 struct LimbSums {
   int64_t d, first, last;  // clusters [first, last)
   Buffer<double> hi, lo, w_hi, w_lo;
   Buffer<int64_t> counts;
+  Buffer<uint8_t> begun;
   int64_t rows = 0;
   bool weighted;
 
   LimbSums(int64_t d_, int64_t first_, int64_t last_, bool weighted_)
       : d(d_), first(first_), last(last_), hi((last_ - first_) * d_), lo((last_ - first_) * d_),
-        w_hi(weighted_ ? last_ - first_ : 0), w_lo(weighted_ ? last_ - first_ : 0), counts(last_ - first_),
+        w_hi(weighted_ ? last_ - first_ : 0), w_lo(weighted_ ? last_ - first_ : 0), counts(last_ - first_), begun(last_ - first_),
         weighted(weighted_) {
-    clear();
+    begun.zero();
   }
-  void clear() {
-    hi.zero();
-    lo.zero();
-    w_hi.zero();
-    w_lo.zero();
-    counts.zero();
-    rows = 0;
+  void begin(int64_t j) {
+    __builtin_memset(static_cast<void*>(hi.data() + j * d), 0, size_t(d) * sizeof(double));
+    __builtin_memset(static_cast<void*>(lo.data() + j * d), 0, size_t(d) * sizeof(double));
+    if (weighted) w_hi[j] = w_lo[j] = 0;
+    counts[j] = 0;
+    begun[j] = 1;
   }
   static void term(double t, double* h, double* l) {
     double high = (t + kRoundHigh) - kRoundHigh;
@@ -281,6 +281,7 @@ struct LimbSums {
   }
   template <int Sign>
   void add(const X* x, double w, int64_t cluster, const double* scales, double w_scale) {
+    if (!begun[cluster - first]) begin(cluster - first);
     double* h = hi.data() + (cluster - first) * d;
     double* l = lo.data() + (cluster - first) * d;
     int64_t f = 0;
@@ -309,20 +310,30 @@ struct LimbSums {
     ++rows;
   }
   void flush(int64_t* out_hi, int64_t* out_lo, int64_t* out_counts, int64_t* out_w_hi, int64_t* out_w_lo) {
-    for (int64_t i = 0; i < (last - first) * d; ++i) {
-      out_hi[first * d + i] += int64_t(hi[i] * (1.0 / 4294967296.0));
-      out_lo[first * d + i] += int64_t(lo[i]);
-    }
     for (int64_t j = 0; j < last - first; ++j) {
+      if (!begun[j]) continue;
+      begun[j] = 0;
+      for (int64_t i = j * d; i < (j + 1) * d; ++i) {
+        out_hi[first * d + i] += int64_t(hi[i] * (1.0 / 4294967296.0));
+        out_lo[first * d + i] += int64_t(lo[i]);
+      }
       out_counts[first + j] += counts[j];
       if (weighted) {
         out_w_hi[first + j] += int64_t(w_hi[j] * (1.0 / 4294967296.0));
         out_w_lo[first + j] += int64_t(w_lo[j]);
       }
     }
-    clear();
+    rows = 0;
   }
 };
+
+// fl64(hi 2^32 + lo). Limbs of 53 bits make it one rounding of two exact terms.
+inline double limbs_to_double(int64_t hi, int64_t lo) {
+  constexpr uint64_t kExact = uint64_t(1) << 53;
+  if (uint64_t(hi) + kExact <= 2 * kExact && uint64_t(lo) + kExact <= 2 * kExact)
+    return double(hi) * 4294967296.0 + double(lo);
+  return double(__int128(hi) * (int64_t(1) << 32) + lo);
+}
 
 // The first i from `first` where labels differ, or `last`.
 inline int64_t next_change(const int32_t* labels, const int32_t* previous, int64_t first, int64_t last) {
@@ -407,8 +418,7 @@ void means(const int64_t* hi, const int64_t* lo, const double* weights, int64_t 
       const X* c = previous + j * d;
       for (int64_t f = 0; f < d; ++f) {
         const int64_t at = j * d + f;
-        const __int128 total = __int128(hi[at]) * (int64_t(1) << 32) + lo[at];
-        sums[f] = double(total) * units[f];
+        sums[f] = limbs_to_double(hi[at], lo[at]) * units[f];
         mean[at] = w > 0 ? X(sums[f] / w) : c[f];
       }
       gain[j] = gained(c, r, sums.data(), w, d);

@@ -90,7 +90,7 @@ struct Packed {
 
   // `group_of` [k] keeps the centroids of groups 0 .. groups - 1 together; null for one group.
   Packed(const X* c, int64_t k_, int64_t d_, Form form_, const double* center_, double radius_,
-         const int32_t* group_of = nullptr);
+         const int32_t* group_of, int threads);
 
   // Register blocks at most: those of the centroids, and one broken off by every tile or group that ends early.
   static int64_t most_blocks(int64_t k, const int32_t* group_of) {
@@ -102,7 +102,7 @@ struct Packed {
 
 template <class X, class T>
 Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const double* center_, double radius_,
-                     const int32_t* group_of)
+                     const int32_t* group_of, int threads)
     : k(k_), d(d_), form(form_), words(form_ == Form::integer ? (d_ + 1) / 2 : d_), radius(radius_), center(d_),
       panels(most_blocks(k_, group_of) * kBlock * words), half_norms(most_blocks(k_, group_of) * kBlock),
       index(most_blocks(k_, group_of) * kBlock), copies(most_blocks(k_, group_of) * kBlock),
@@ -112,17 +112,22 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
   for (int64_t f = 0; f < d; ++f) center[f] = Wider<X, T>(center_[f]);
   Buffer<double> norms(k);
   double reach = radius;
-  for (int64_t j = 0; j < k; ++j)
+#pragma omp parallel for num_threads(threads) reduction(max : reach) schedule(static)
+  for (int64_t j = 0; j < k; ++j) {
+    FloatMode mode;
     for (int64_t f = 0; f < d; ++f) {
       double v = __builtin_fabs(double(c[j * d + f]) - center[f]);
       reach = v > reach ? v : reach;
     }
+  }
   if (!difference && reach > 0 && reach < 1e300) {
     const int most = sizeof(Wider<X, T>) == sizeof(float) ? 126 : 1000;
     const int e = -__builtin_ilogb(reach) - 1;
     scale = __builtin_ldexp(1.0, e > most ? most : e < -most ? -most : e);
   }
+#pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t j = 0; j < k; ++j) {
+    FloatMode mode;
     double sum = 0;
     for (int64_t f = 0; f < d; ++f) {
       double v = (double(c[j * d + f]) - center[f]) * scale;
@@ -181,8 +186,13 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
     ++lane;
     ++unique;
   }
-  if (form == Form::integer)
-    for (int64_t t = 0; t < n_tiles; ++t) pack_integers(c, tiles[t]);
+  if (form == Form::integer) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t t = 0; t < n_tiles; ++t) {
+      FloatMode mode;
+      pack_integers(c, tiles[t]);
+    }
+  }
   // D itself errs by (d / 8 + 8) units of float64.
   const double exact = double(d / 8 + 8) * 0x1p-53;
   const double depth = form == Form::integer ? 8 : double(d < kChunk ? d : kChunk) + double(d / kChunk) + 1;
@@ -644,12 +654,12 @@ struct Prepared {
   mutable Packed<X, float>* narrow[2] = {};  // kIntegerRung, kNarrowRung
   mutable Packed<X, double>* wide = nullptr;
 
-  Prepared(const X* c, int64_t k_, int64_t d_, Frame frame, int least = kIntegerRung,
+  Prepared(const X* c, int64_t k_, int64_t d_, Frame frame, int threads = 1, int least = kIntegerRung,
            const int32_t* group_of = nullptr)
       : k(k_), d(d_), radius(frame.radius), centroids(k_ * d_), center(d_), first(first_rung(d_, k_, frame.radius, least)) {
     __builtin_memcpy(centroids.data(), c, size_t(k * d) * sizeof(X));
     __builtin_memcpy(center.data(), frame.center, size_t(d) * sizeof(double));
-    make(first, group_of);
+    make(first, threads, group_of);
   }
   // Few features screen in difference form, but for float64 rows in float32; not where squares leave its range.
   static Rung first_rung(int64_t d, int64_t k, double radius, int least) {
@@ -659,13 +669,13 @@ struct Prepared {
     const bool leaves_range = few && sizeof(X) == sizeof(float) && !(radius > 1e-15 && radius < 1e15);
     return least <= kNarrowRung && !leaves_range ? kNarrowRung : kWideRung;
   }
-  void make(Rung rung, const int32_t* group_of = nullptr) const {
+  void make(Rung rung, int threads = 1, const int32_t* group_of = nullptr) const {
     const bool difference = d <= kDifferenceMax && (rung == kWideRung || sizeof(X) == sizeof(float));
     const Form form = rung == kIntegerRung ? Form::integer : difference ? Form::difference : Form::product;
     if (rung == kWideRung)
-      wide = new Packed<X, double>(centroids.data(), k, d, form, center.data(), radius, group_of);
+      wide = new Packed<X, double>(centroids.data(), k, d, form, center.data(), radius, group_of, threads);
     else
-      narrow[rung] = new Packed<X, float>(centroids.data(), k, d, form, center.data(), radius, group_of);
+      narrow[rung] = new Packed<X, float>(centroids.data(), k, d, form, center.data(), radius, group_of, threads);
   }
   void need(Rung rung) const {
 #pragma omp critical(gpukm_rung)

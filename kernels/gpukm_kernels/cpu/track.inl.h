@@ -38,6 +38,12 @@ struct Scored {
   float distance[kPanel<T>], next_distance[kPanel<T>];
 };
 
+// A panel of rows of which nothing is known, per lane: what Row says.
+template <class T>
+struct Unknown {
+  T upper[kPanel<T>], lower[kPanel<T>], rest[kPanel<T>], next[kPanel<T>], place[kPanel<T>], group[kPanel<T>];
+};
+
 template <class X, class T, Form F>
 struct TrackLane {
   static constexpr int P = kPanel<T>;
@@ -52,6 +58,7 @@ struct TrackLane {
   Buffer<int32_t> survivors, count;    // [groups][size] rows to score against a group, and how many
   Buffer<float> bounds;                // [width] of one row
   Buffer<Scored<T>> movers;            // [size / P]
+  Buffer<Unknown<T>> unknown;          // [size / P]
   Pending<T> pending;
   Counts counts;
   int64_t scored = 0;
@@ -60,7 +67,7 @@ struct TrackLane {
       : p(p_), size(size_), room(P * p_.words), panel(P * p_.words), panels(size_ * p_.words),
         converted(kAsStored<X, T, F> ? 1 : size_ * p_.words), fact(size_), facts(size_ / P), rows(size_), open(size_),
         place(size_), survivors(tracker.groups * size_), count(tracker.groups), bounds(tracker.width),
-        movers(size_ / P), pending(size_ + kPendingRows) {}
+        movers(size_ / P), unknown(size_ / P), pending(size_ + kPendingRows) {}
 };
 
 // Relative error of a square put together from |x'|^2 and a score. The norm is an upper bound, too large by at most
@@ -220,39 +227,55 @@ struct TrackRows {
   }
 
   // Scores rows of which nothing is known against every group, and leaves their bounds: as score_all, begin_row and take
-  // do row by row, in vectors.
+  // do row by row, in vectors; and so many groups at a time that a cache holds them.
   void score_unknown() {
-    constexpr int L = kLanes<T>;
-    for (int64_t i = 0; i < n; i += P) {
-      const int64_t m = n - i < P ? n - i : P;
-      const T* panel = lane.panels.data() + i * p.words;
-      const Facts<T>& facts = lane.facts[i / P];
-      const Vec<T> inf = splat(T(__builtin_inf()));
-      Vec<T> upper[2] = {inf, inf}, lower[2] = {inf, inf}, rest[2] = {inf, inf}, next[2] = {inf, inf}, place[2] = {}, group[2] = {};
-      for (int64_t g = 0; g < groups; ++g) {
-        score(g + 1, panel, facts, scored);
-        for (int v = 0; v < 2; ++v) {
-          const Vec<T> up = load(scored.up + v * L), low = load(scored.low + v * L), after = load(scored.next + v * L);
-          // The loser's lowest joins the rest: of a new best that is what was best before and the others of its own group.
-          const Vec<T> kept = vmin(low, after), left = vmin(lower[v], after);
-          rest[v] = vmin(rest[v], less_select(up, upper[v], left, kept));
-          lower[v] = less_select(up, upper[v], low, lower[v]);
-          next[v] = less_select(up, upper[v], load(scored.next_square + v * L), next[v]);
-          place[v] = less_select(up, upper[v], load(scored.place + v * L), place[v]);
-          group[v] = less_select(up, upper[v], splat(T(g)), group[v]);
-          upper[v] = vmin(up, upper[v]);
-        }
-        for (int64_t r = 0; r < m; ++r) stored(i + r)[g] = scored.distance[r];
+    const T inf = T(__builtin_inf());
+    for (int64_t i = 0; i < n; i += P)
+      for (int64_t r = 0; r < P; ++r) {
+        Unknown<T>& u = lane.unknown[i / P];
+        u.upper[r] = u.lower[r] = u.rest[r] = u.next[r] = inf;
+        u.place[r] = u.group[r] = 0;
       }
-      for (int64_t r = 0; r < m; ++r) {
-        const int v = int(r / L), l = int(r % L);
-        Row<T>& row = lane.rows[i + r];
-        row.upper = row.threshold = upper[v][l], row.lower = lower[v][l], row.rest = rest[v][l], row.next = next[v][l];
-        row.label = p.index[int64_t(place[v][l])], row.group = int32_t(group[v][l]);
-        row.norm = F == Form::difference ? T(1) : facts.norm[r] > 0 ? facts.norm[r] : T(Limits<T>::tiny);
-      }
+    for (int64_t first = 0, last; first < groups; first = last) {
+      last = first;
+      int64_t held = 0;
+      do {
+        for (int32_t t = moves.tiles[last + 1]; t < moves.tiles[last + 2]; ++t) held += p.tiles[t].blocks;
+        ++last;
+      } while (last < groups && held * kBlock * p.words * int64_t(sizeof(T)) < kTileBytes / 2);
+      for (int64_t i = 0; i < n; i += P) score_unknown(i, first, last);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const Unknown<T>& u = lane.unknown[i / P];
+      const T norm = lane.facts[i / P].norm[i % P];
+      Row<T>& row = lane.rows[i];
+      row.upper = row.threshold = u.upper[i % P], row.lower = u.lower[i % P], row.rest = u.rest[i % P];
+      row.next = u.next[i % P], row.label = p.index[int64_t(u.place[i % P])], row.group = int32_t(u.group[i % P]);
+      row.norm = F == Form::difference ? T(1) : norm > 0 ? norm : T(Limits<T>::tiny);
     }
     lane.scored += n * groups;
+  }
+
+  // One panel against some groups.
+  void score_unknown(int64_t i, int64_t first, int64_t last) {
+    constexpr int L = kLanes<T>;
+    Unknown<T>& u = lane.unknown[i / P];
+    for (int64_t g = first; g < last; ++g) {
+      score(g + 1, lane.panels.data() + i * p.words, lane.facts[i / P], scored);
+      for (int at = 0; at < P; at += L) {
+        const Vec<T> up = load(scored.up + at), low = load(scored.low + at), after = load(scored.next + at);
+        const Vec<T> upper = load(u.upper + at), lower = load(u.lower + at);
+        // The loser's lowest joins the rest: of a new best that is what was best before and the others of its own group.
+        const Vec<T> loser = less_select(up, upper, vmin(lower, after), vmin(low, after));
+        store(u.rest + at, vmin(load(u.rest + at), loser));
+        store(u.lower + at, less_select(up, upper, low, lower));
+        store(u.next + at, less_select(up, upper, load(scored.next_square + at), load(u.next + at)));
+        store(u.place + at, less_select(up, upper, load(scored.place + at), load(u.place + at)));
+        store(u.group + at, less_select(up, upper, splat(T(g)), load(u.group + at)));
+        store(u.upper + at, vmin(up, upper));
+      }
+      for (int64_t r = 0; r < P && i + r < n; ++r) stored(i + r)[g] = scored.distance[r];
+    }
   }
 
   void pack_all() {
@@ -552,7 +575,7 @@ template <class X>
 Counts track_bounds(const X* x, const X* centroids, Frame frame, Tracker<X>& tracker, Moves& moves, int32_t* labels,
                     int threads) {
   Counts counts;
-  Prepared<X> prepared(centroids, tracker.k, tracker.d, frame, tracker.rung, moves.part.data());
+  Prepared<X> prepared(centroids, tracker.k, tracker.d, frame, threads, tracker.rung, moves.part.data());
   tracker.rung = prepared.first;
   if (prepared.first == kWideRung) {
     with_form<double>(prepared.wide->form, [&](auto is) {
@@ -611,7 +634,7 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
   }
   tracker.pairs = tracker.n * (tracker.groups > 0 ? tracker.groups : 1);
   if (plan == Plan::plain) {
-    Prepared<X> plain(centroids, tracker.k, tracker.d, frame);
+    Prepared<X> plain(centroids, tracker.k, tracker.d, frame, threads);
     counts = assign_rows(x, tracker.n, plain, labels, nullptr, nullptr, threads);
     tracker.scored = tracker.pairs;
   }

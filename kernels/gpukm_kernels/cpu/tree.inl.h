@@ -338,6 +338,9 @@ struct TreeWalk {
       if (Dry || whole == left.id[0]) return;
       for (int64_t i = begin; i < end; ++i) put(i, left.id[0]);
       whole = left.id[0];
+      // Leaves below may remember other labels.
+      const int below = tree.levels - level;
+      for (int64_t leaf = node << below; leaf < (node + 1) << below; ++leaf) tree.memo[leaf - tree.leaves()].count = 0;
       return;
     }
     if (level == tree.levels) {
@@ -435,6 +438,7 @@ template <class X>
 RowTree<X>* make_tree(const X* x, int64_t n, int64_t d, int64_t k, const int32_t* labels, int threads) {
   RowTree<X>* tree = nullptr;
   with_features(d, [&](auto features) { tree = grow_tree<X, decltype(features)::value>(x, n, k, 1, kLeafRows, threads); });
+#pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < n; ++i) tree->label[i] = labels[tree->at[i]];
   return tree;
 }
