@@ -120,6 +120,7 @@ def fit_iter(
     executor: Any = "local",
     batch_size: int | None = None,
     memory_limit: int | str | None = None,
+    follow_bytes: int | None = None,
     threads: int | None = None,
     keep_labels: bool = True,
     n_shards: int = 1,
@@ -155,6 +156,9 @@ def fit_iter(
         Rows read at a time from a source that is not in memory; None sizes batches by ``memory_limit``.
     memory_limit : int, str such as "2GB", or None
         Memory that streaming may use; None takes half of what is free.
+    follow_bytes : int or None
+        Of that, what labels and bounds of streamed rows may take from iteration to iteration, in bytes; None takes what
+        batches leave. Blocks of rows for which there is no room are labelled without bounds.
     threads : int or None
     keep_labels : bool
         False leaves the labels of a streamed fit out of the result.
@@ -182,7 +186,18 @@ def fit_iter(
         best, constant = solve_small(rows, selection.backend, rules)
         warnings = doubts(constant, rows.names, best.counts) if best else ()
     if best is None:
-        problem = look_at(rows, selection, n_clusters, max_iter, tol, metric, batch_size, memory_limit, n_shards)
+        problem = look_at(
+            rows,
+            selection,
+            n_clusters,
+            max_iter,
+            tol,
+            metric,
+            batch_size,
+            memory_limit,
+            n_shards,
+            follow_bytes=follow_bytes,
+        )
         method, starts = resolve_init(init, n_init, problem.scan.n_samples, rows.n_features, n_clusters)
         best = yield from _best_start(problem, rows, n_clusters, method, starts, seed, keep_labels, resume)
         if quality == "best":
@@ -373,22 +388,25 @@ def look_at(
     memory_limit: int | str | None,
     n_shards: int,
     spread: bool = True,
+    follow_bytes: int | None = None,
 ) -> Problem:
     """Cut the source into shards and look at every row once; ``spread`` as in :meth:`Shard.scan`."""
-    from gpukm.sources.memory import available_bytes, batch_rows, parse_bytes
+    from gpukm.sources.memory import available_bytes, batch_bytes, batch_rows, parse_bytes
 
+    limit = available_bytes() // 2 if memory_limit is None else parse_bytes(memory_limit)
+    row_bytes = rows.n_features * rows.dtype.itemsize
+    centroid_bytes = n_clusters * rows.n_features * (4 * rows.dtype.itemsize + 64)
     if batch_size is None:
-        limit = available_bytes() // 2 if memory_limit is None else parse_bytes(memory_limit)
-        row_bytes = rows.n_features * rows.dtype.itemsize
-        centroid_bytes = n_clusters * rows.n_features * (4 * rows.dtype.itemsize + 64)
         batch_size = batch_rows(limit, row_bytes, centroid_bytes)
     else:
         batch_size = positive("batch_size", batch_size)
+    if follow_bytes is None:
+        follow_bytes = max(0, limit - centroid_bytes - batch_bytes(batch_size, row_bytes))
     executor = LocalExecutor()
     n_rows = rows.n_rows
     cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
     shards = [
-        Shard(rows, selection.backend, batch_size, start, stop)
+        Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards)
         for start, stop in zip(cuts, [*cuts[1:], n_rows], strict=True)
     ]
     reference = _reference(rows)

@@ -68,6 +68,8 @@ class TrainPlan:
         What it is expected to use.
     batch_rows : int
         Rows read at a time.
+    follow_bytes : int
+        What labels and bounds of streamed rows may take of that.
     hold_rows : int
         Rows that are held in memory if there are no more.
     passes : tuple of Passes
@@ -92,6 +94,7 @@ class TrainPlan:
     flop_per_iteration: float | None
     notes: tuple[str, ...] = ()
     algorithm: str = "lloyd"
+    follow_bytes: int = 0
 
     @property
     def file_passes(self) -> int:
@@ -157,6 +160,14 @@ def plan(
     if minibatch and not resident:
         kept_bytes = limit // 8 if n_rows is None else min(limit // 8, n_rows * (row_bytes + 8))
     memory = used + kept_bytes + centroid_bytes + seed_bytes + _batch_bytes(batch, row_bytes)
+    follow_bytes = 0
+    if not (resident or minibatch):
+        # Reading is the hungrier the larger its rows are: a quarter of what seems left is not touched.
+        follow_bytes = max(0, limit - memory) * 3 // 4
+        if n_rows is not None:
+            follow_bytes = min(follow_bytes, n_rows * (bounds_bytes(row_bytes, k) + 8) + centroid_bytes)
+        follow_bytes = follow_bytes if bounds_bytes(row_bytes, k) else 0
+        memory += follow_bytes
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
     return TrainPlan(
@@ -175,6 +186,7 @@ def plan(
         flop_per_iteration=None if n_rows is None or n_features is None else 2.0 * n_rows * n_features * k,
         notes=tuple(notes),
         algorithm=settings.algorithm,
+        follow_bytes=follow_bytes,
     )
 
 

@@ -112,9 +112,16 @@ class Backend(ABC):
     def assign(self, x: np.ndarray, prepared: Any, labels: np.ndarray) -> int:
         """Write ``argmin_j D(x, c_j)``, ties to the lowest j, into ``labels`` (n,) int32; return the rows rechecked."""
 
-    def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
-        """State that lets :meth:`track` skip work on these rows from call to call; None where it would not pay."""
+    def tracker(self, x: np.ndarray, centroids: np.ndarray, resident: bool = True) -> Any | None:
+        """State that lets :meth:`track` skip work on these rows from call to call; None where it would not pay.
+
+        Rows that are not ``resident`` are read anew for every call, and the state keeps no copy of them.
+        """
         return None
+
+    def tracker_bytes(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> int:
+        """Memory of the tracker of rows that are not resident."""
+        return 0
 
     def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
         """As :meth:`assign`, with a tracker; ``labels`` holds the result of the call before and is overwritten."""

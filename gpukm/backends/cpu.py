@@ -60,11 +60,16 @@ class CpuBackend(Backend):
     def assign(self, x: np.ndarray, prepared: Any, labels: np.ndarray) -> int:
         return int(self._cpu.assign(x, prepared, labels, self._threads)) if len(x) else 0
 
-    def tracker(self, x: np.ndarray, centroids: np.ndarray) -> Any | None:
+    def tracker(self, x: np.ndarray, centroids: np.ndarray, resident: bool = True) -> Any | None:
         groups = group_count(x.shape[1] * x.itemsize, len(centroids))
         if groups == 1 or len(x) < _TRACKED_ROWS * len(centroids):
             groups = 0
-        return self.follow(x, centroids, groups) if groups or x.shape[1] <= BOX_FEATURES else None
+        boxes = resident and x.shape[1] <= BOX_FEATURES
+        return self.follow(x, centroids, groups, "paying" if boxes else "never") if groups or boxes else None
+
+    def tracker_bytes(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> int:
+        # Besides the bounds: the centroids of the call before, and how far each has gone.
+        return n_samples * bounds_bytes(n_features * itemsize, n_clusters) + n_clusters * (n_features * itemsize + 16)
 
     def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int, boxes: str = "paying") -> Any:
         """Make a tracker with so many groups of centroids, 0 for no bounds; ``boxes`` is paying, always or never."""

@@ -91,6 +91,8 @@ def _render(planned: TrainPlan) -> str:
         ("memory", f"{human_bytes(planned.memory_bytes)} of {human_bytes(planned.memory_limit_bytes)} allowed"),
         ("batches", f"{planned.batch_rows:,} rows"),
     ]
+    if planned.follow_bytes:
+        facts.append(("bounds", f"{human_bytes(planned.follow_bytes)} at most, for streamed rows"))
     if planned.flop_per_iteration is not None:
         facts.append(("work", f"{planned.flop_per_iteration / 1e9:.3g} GFLOP an iteration at most"))
     notes = "".join(f"\nnote: {note}" for note in planned.notes)

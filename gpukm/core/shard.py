@@ -18,6 +18,9 @@ from gpukm.sources.base import Source
 
 _SAMPLE_ROWS = 1024
 _STATE_ROWS = 1 << 20
+_CHANGED = (
+    "the data changed while it was read: {} rows in the first pass, {} now; train on a copy that nobody writes to"
+)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,15 @@ class RowState:
         self._file.write(np.ascontiguousarray(values).tobytes())
 
 
+@dataclass
+class _Followed:
+    """What a fit keeps of a block that is read anew for every step: a tracker, and the labels of the last one."""
+
+    tracker: Any
+    labels: np.ndarray | None = None
+    spare: np.ndarray | None = None  # memory for the next labels
+
+
 class Shard:
     """A stretch of a source on one backend.
 
@@ -165,13 +177,21 @@ class Shard:
         Source rows read at a time when the source is not in memory.
     start, stop : int
         Source rows of this shard; ``stop`` None reads to the end.
+    follow_bytes : int
+        Memory that labels and trackers of rows that are not in memory may take; later blocks go without.
     """
 
     def __init__(
-        self, source: Source, backend: Backend, batch_rows: int, start: int = 0, stop: int | None = None
+        self,
+        source: Source,
+        backend: Backend,
+        batch_rows: int,
+        start: int = 0,
+        stop: int | None = None,
+        follow_bytes: int = 0,
     ) -> None:
         self.source, self.backend, self.batch_rows = source, backend, batch_rows
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.follow_bytes = start, stop, follow_bytes
         self.resident = source.array() is not None
         self.n_samples = 0
         self.n_rows = 0
@@ -180,6 +200,8 @@ class Shard:
         self._labels_for: np.ndarray | None = None
         self._stats: ClusterStats | None = None
         self._tracker: Any = None
+        self._followed: list[_Followed | None] = []  # a block; those beyond are not known yet
+        self._follow_room = follow_bytes
         self._grid: Grid | None = None
         self.nearest: RowState | None = None
         self._weights: RowState | None = None
@@ -204,10 +226,7 @@ class Shard:
                 yield Block(batch.x, batch.weight, slice(done, done + n), batch.row_numbers)
             done += n
         if self.n_samples and done != self.n_samples:
-            raise DataError(
-                f"the data changed while it was read: {self.n_samples} rows in the first pass, {done} now; "
-                "train on a copy that nobody writes to"
-            )
+            raise DataError(_CHANGED.format(self.n_samples, done))
 
     def scan(self, reference: np.ndarray, *, spread: bool = True) -> Scan:
         """Look at every row once: counts, range, weights, finiteness; without ``spread`` that one is left zero."""
@@ -265,25 +284,76 @@ class Shard:
         """Start a fit: forget labels and sums of an earlier one."""
         self._grid, self._labels, self._labels_for, self._stats = grid, None, None, None
         self._tracker, self._spare = None, None
+        self._followed, self._follow_room = [], self.follow_bytes
 
     def step(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Label every row and sum it into its cluster."""
         assert self._grid is not None
         if self.resident:
             return self._step_resident(centroids, frame)
-        prepared = self.backend.prepare(centroids, frame)
-        k = len(centroids)
-        total, scored, rechecked = None, 0, 0
-        for block in self.blocks():
-            labels = np.empty(len(block.x), np.int32)
-            rechecked += self.backend.assign(block.x, prepared, labels)
-            scored += len(labels)
-            if total is None:
-                total = ClusterStats.zero(k, self.source.n_features, block.weight is not None)
-            self.backend.accumulate(total, block.x, block.weight, labels, None, self._grid)
-        if total is None:
-            total = ClusterStats.zero(k, self.source.n_features, False)
-        return Step(total, scored, scored, rechecked, _plain(scored))
+        return self._step_streamed(centroids, frame)
+
+    def _step_streamed(self, centroids: np.ndarray, frame: Frame) -> Step:
+        """Step that keeps labels and trackers of as many blocks as there is memory for; others are summed anew."""
+        assert self._grid is not None
+        k, d = len(centroids), self.source.n_features
+        fresh, effort = None, None
+        moved = scored = rechecked = 0
+        for number, (block, labels, before, n) in enumerate(self._label_streamed(centroids, frame)):
+            kept = self._followed[number]
+            if kept is None:
+                if fresh is None:
+                    fresh = ClusterStats.zero(k, d, block.weight is not None)
+                self.backend.accumulate(fresh, block.x, block.weight, labels, None, self._grid)
+                moved, part = moved + len(labels), _plain(len(labels))
+            else:
+                if self._stats is None:
+                    self._stats = ClusterStats.zero(k, d, block.weight is not None)
+                moved += self.backend.accumulate(self._stats, block.x, block.weight, labels, before, self._grid)
+                part = self.backend.effort(kept.tracker)
+            effort = part if effort is None else effort.merge(part)
+            scored, rechecked = scored + len(labels), rechecked + n
+        self._labels_for = centroids
+        sums = [stats for stats in (self._stats, fresh) if stats is not None]
+        total = sums[0].copy() if sums else ClusterStats.zero(k, d, False)
+        for other in sums[1:]:
+            total = total.merge(other)
+        return Step(total, moved, scored, rechecked, effort or _plain(scored))
+
+    def _label_streamed(
+        self, centroids: np.ndarray, frame: Frame
+    ) -> Iterator[tuple[Block, np.ndarray, np.ndarray | None, int]]:
+        """Blocks, their labels, those of the last step where they were kept, and the rows rechecked."""
+        prepared = None
+        for number, block in enumerate(self.blocks()):
+            if number == len(self._followed):
+                self._followed.append(self._follow(block, centroids))
+            kept = self._followed[number]
+            if kept is None:
+                if prepared is None:
+                    prepared = self.backend.prepare(centroids, frame)
+                labels = np.empty(len(block.x), np.int32)
+                yield block, labels, None, self.backend.assign(block.x, prepared, labels)
+                continue
+            before = kept.labels
+            labels = np.zeros(len(block.x), np.int32) if kept.spare is None else kept.spare
+            if before is not None:
+                if len(before) != len(block.x):
+                    raise DataError(_CHANGED.format(len(before), len(block.x)))
+                np.copyto(labels, before)
+            n = self.backend.track(kept.tracker, block.x, centroids, frame, labels)
+            kept.labels, kept.spare = labels, before
+            yield block, labels, before, n
+
+    def _follow(self, block: Block, centroids: np.ndarray) -> _Followed | None:
+        """State for a block seen for the first time, if there is room and it pays."""
+        n, d = block.x.shape
+        size = 8 * n + self.backend.tracker_bytes(n, d, len(centroids), block.x.itemsize)
+        tracker = None if size > self._follow_room else self.backend.tracker(block.x, centroids, resident=False)
+        if tracker is None:
+            return None
+        self._follow_room -= size
+        return _Followed(tracker)
 
     def _step_resident(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Step that keeps labels, so that later sums touch only the rows that moved."""
@@ -368,11 +438,28 @@ class Shard:
             self._labels, self._labels_for, self._spare = labels, centroids, None
             yield block, labels, rechecked
             return
-        prepared = self.backend.prepare(centroids, frame)
-        for block in self.blocks():
+        if not self._followed or self._labels_for is None:
+            prepared = self.backend.prepare(centroids, frame)
+            for block in self.blocks():
+                labels = np.empty(len(block.x), np.int32)
+                rechecked = self.backend.assign(block.x, prepared, labels)
+                yield block, labels, rechecked
+            return
+        if not _same(self._labels_for, centroids):
+            # Trackers move on and sums do not, so this is the end of a fit.
+            for block, labels, _, rechecked in self._label_streamed(centroids, frame):
+                yield block, labels, rechecked
+            return
+        prepared = None
+        for number, block in enumerate(self.blocks()):
+            kept = self._followed[number]
+            if kept is not None and kept.labels is not None:
+                yield block, kept.labels, 0
+                continue
+            if prepared is None:
+                prepared = self.backend.prepare(centroids, frame)
             labels = np.empty(len(block.x), np.int32)
-            rechecked = self.backend.assign(block.x, prepared, labels)
-            yield block, labels, rechecked
+            yield block, labels, self.backend.assign(block.x, prepared, labels)
 
     def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Label against the final centroids and add up the inertia exactly."""
@@ -394,6 +481,7 @@ class Shard:
         if counted is not None:
             total.counts, total.weight_hi, total.weight_lo = counted.counts, counted.weight_hi, counted.weight_lo
         self._labels, self._labels_for, self._tracker, self._spare = kept, None, None, None
+        self._followed, self._follow_room = [], self.follow_bytes
         return Final(total, inertia, scored, rechecked)
 
     @property

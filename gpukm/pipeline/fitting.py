@@ -58,6 +58,7 @@ def fit_with_checkpoints(
         quality=settings.quality,
         threads=settings.threads,
         batch_size=planned.batch_rows,
+        follow_bytes=planned.follow_bytes,
         keep_labels=False,
         resume=Resume(start.centroids, start.history, start.init, start.best) if start else None,
     )

@@ -73,6 +73,11 @@ def batch_rows(limit_bytes: int, row_bytes: int, fixed_bytes: int) -> int:
     return int(max(1, min(room // max(1, row_bytes), _LARGEST_BATCH_ROWS)))
 
 
+def batch_bytes(rows: int, row_bytes: int) -> int:
+    """Memory of so many rows while they are read."""
+    return _COPIES * rows * row_bytes
+
+
 def _cgroup_rooms(proc: Path, mounts: Path) -> list[int]:
     """What each control group with a limit still allows: the process's own and all around it."""
     rooms = []

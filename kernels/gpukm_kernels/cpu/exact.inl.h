@@ -309,8 +309,10 @@ struct LimbSums {
     }
     ++rows;
   }
-  void flush(int64_t* out_hi, int64_t* out_lo, int64_t* out_counts, int64_t* out_w_hi, int64_t* out_w_lo) {
-    for (int64_t j = 0; j < last - first; ++j) {
+  // Puts sums of clusters [from, to) into the integers.
+  void flush(int64_t from, int64_t to, int64_t* out_hi, int64_t* out_lo, int64_t* out_counts, int64_t* out_w_hi,
+             int64_t* out_w_lo) {
+    for (int64_t j = from - first; j < to - first; ++j) {
       if (!begun[j]) continue;
       begun[j] = 0;
       for (int64_t i = j * d; i < (j + 1) * d; ++i) {
@@ -323,7 +325,6 @@ struct LimbSums {
         out_w_lo[first + j] += int64_t(w_lo[j]);
       }
     }
-    rows = 0;
   }
 };
 
@@ -361,6 +362,7 @@ int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k,
   // Sums of all clusters for every thread where they are small; else each thread owns a range of clusters and
   // looks at all labels, which needs no second copy and no merging.
   const bool own_rows = k * d * 16 * threads <= (int64_t(64) << 20);
+  Buffer<LimbSums<X>*> all(threads);
 #pragma omp parallel num_threads(threads) reduction(+ : moved)
   {
     FloatMode mode;
@@ -379,11 +381,16 @@ int64_t accumulate(const X* x, const double* w, int64_t n, int64_t d, int64_t k,
       moved += arrives;
       if (sums.rows >= kFlushRows) {
 #pragma omp critical(gpukm_accumulate)
-        sums.flush(hi, lo, counts, w_hi, w_lo);
+        sums.flush(k0, k1, hi, lo, counts, w_hi, w_lo);
+        sums.rows = 0;
       }
     }
-#pragma omp critical(gpukm_accumulate)
-    sums.flush(hi, lo, counts, w_hi, w_lo);
+    // Each thread adds up a range of clusters, of all threads.
+    all[t] = &sums;
+#pragma omp barrier
+    for (int64_t u = own_rows ? 0 : t; u < (own_rows ? team : t + 1); ++u)
+      all[u]->flush(k * t / team, k * (t + 1) / team, hi, lo, counts, w_hi, w_lo);
+#pragma omp barrier
   }
   return moved;
 }
