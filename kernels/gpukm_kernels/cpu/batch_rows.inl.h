@@ -53,13 +53,26 @@ inline Keys<X> load_keys(const Key<X>* p) {
 
 // The median of n > 0 numbers from low to high, given by their keys, padded to whole panels with the largest key; the mean
 // of the middle two where n is even. Counting narrows the range of keys without a branch a number: at the value where the rank would
-// lie if numbers were spread evenly, and half way after a guess that left most of the numbers.
+// lie if numbers were spread evenly; and after a guess that left most of the numbers half way between those that there are,
+// which for many equal ones is the end.
 template <class X>
 GPUKM_APART double median(const Key<X>* keys, int64_t n, Key<X> low, Key<X> high) {
   const int64_t rank = (n - 1) / 2;     // of the lower middle one
   int64_t below = 0, up_to = n;         // keys < low and keys <= high
   bool halve = false;
   while (low < high && up_to != rank + 1) {
+    if (halve) {
+      // The least and the largest key within, selected by masks: GCC would branch.
+      Key<X> least = high, most = low;
+      for (int64_t i = 0; i < n; ++i) {
+        const Key<X> within = -Key<X>((keys[i] >= low) & (keys[i] <= high));
+        const Key<X> up = (keys[i] & within) | (low & ~within), down = (keys[i] & within) | (high & ~within);
+        most = up > most ? up : most;
+        least = down < least ? down : least;
+      }
+      low = least, high = most;
+      if (low == high) break;
+    }
     Key<X> mid = (low & high) + ((low ^ high) >> 1);
     if (!halve) {
       const double from = value_of<X>(low), to = value_of<X>(high);
