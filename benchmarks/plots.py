@@ -24,6 +24,7 @@ STYLES = {
     "faiss": ("#009E73", "^"),
     "superkmeans": ("#CC79A7", "v"),
     "superkmeans-hierarchical": ("#8C5FA8", "P"),
+    "gpukm-seeded": ("#A33B00", "*"),
     "gpukm-mini-batch": ("#E69F00", "o"),
     "mini-batch": ("#7F7F7F", "X"),
     "ceiling": ("#000000", ""),

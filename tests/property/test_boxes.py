@@ -152,6 +152,23 @@ def test_a_fit_in_boxes_has_the_bits_of_one_without(d: int, dtype: Any, monkeypa
     assert run("always") == run("never") and "boxes" in plans
 
 
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_that_nine_of_ten_rows_share_again_and_again(d: int, dtype: Any) -> None:
+    """Cuts near the median are far from halving them: some leaves hold next to nothing, or nothing."""
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(0)
+    x = (rng.geometric(0.9, size=(100_000, d)) ** 2).astype(dtype)
+    x[:2000] += rng.normal(size=(2000, d)).astype(dtype)
+    backend, c = CpuBackend(3), x[rng.integers(0, len(x), 9)] + rng.normal(size=(9, d)).astype(dtype)
+    tracker, labels = backend.follow(x, c, 0, "always"), np.zeros(len(x), np.int32)
+    for _ in range(5):
+        backend.track(tracker, x, c, Frame(np.zeros(d), float(x.max())), labels)
+        np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
+        c = (c + 0.1 * rng.normal(size=c.shape)).astype(dtype)
+
+
 def test_where_boxes_pay_and_where_not() -> None:
     """Asked in the second call of a fit that is large enough."""
     rng = np.random.default_rng(0)

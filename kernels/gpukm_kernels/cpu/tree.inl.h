@@ -85,6 +85,7 @@ struct TreeBuilder {
 
   // Where to cut: along the feature that a sample spreads most in, near its median.
   int64_t cut(I* p, I* above, int64_t n) {
+    if (n < 2) return 0;
     const int64_t m = n < 256 ? (n < 31 ? n : 31) : n < (1 << 16) ? 63 : kMostKeys;
     int f = 0;
     X spread = -1;
@@ -114,7 +115,8 @@ struct TreeBuilder {
     const int64_t m = b - a;
     X *low = tree.low.data() + node * D, *high = tree.high.data() + node * D, *out = tree.rows.data() + a * D;
     for (int f = 0; f < D; ++f) {
-      low[f] = high[f] = items[a].v[f];
+      // Data with many equal values may leave leaves empty: their boxes hold nothing.
+      low[f] = X(Limits<X>::most), high[f] = -low[f];
       for (int64_t i = 0; i < m; ++i) {
         const X v = items[a + i].v[f];
         low[f] = v < low[f] ? v : low[f];
@@ -332,6 +334,7 @@ struct TreeWalk {
 
   // A node of the rows from `begin` to `end`.
   void visit(int64_t node, int level, const InQuestion& in, int64_t begin, int64_t end) {
+    if (begin == end) return;
     const InQuestion left = filter(node, in);
     int32_t& whole = tree.whole[node];
     if (left.count == 1) {
