@@ -176,7 +176,7 @@ def superkmeans_hierarchical(problem: Problem, threads: int) -> FitFunction:
 
 
 def gpukm_seeded(problem: Problem, threads: int) -> FitFunction:
-    """gpukm from a start of its own, the one that ``init="auto"`` takes; the start counts."""
+    """A start of its own, the one that ``init="auto"`` takes, and Lloyd's; the start counts."""
     from gpukm import kmeans
 
     def fit(iterations: int) -> Fit:

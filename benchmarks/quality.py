@@ -6,9 +6,9 @@ Usage: python benchmarks/quality.py [--only NAMES] [--contenders NAMES] [--embed
 Every point is a fit of its own, stopped after so many iterations, with everything it takes from the rows to the
 centroids; labels that take a second call are not counted. What an iteration is, is the contender's: Lloyd's on all rows
 for gpukm, scikit-learn, intelex, faiss and superkmeans; 25 batches of 1,024 rows for mini-batch; a refinement for
-superkmeans-hierarchical; gpukm-mini-batch is asked for an excess of 10% over their number.
-superkmeans-hierarchical and gpukm-seeded make starts of their own, within their time; all others start from the same rows. A contender goes on to more iterations until it has converged or took longer than
-the limit.
+superkmeans-hierarchical; gpukm-mini-batch is asked for an excess of 10% over their number. superkmeans-hierarchical and
+gpukm-seeded make starts of their own, within their time; all others start from the same rows. A contender goes on to
+more iterations until it has converged or took longer than the limit.
 
 The figure is the time of the first point whose inertia is within 1% of that of gpukm's converged fit.
 """
