@@ -175,8 +175,14 @@ def fit_iter(
         raise ConfigError(f"quality is {quality!r}, expected 'standard' or 'best'")
     if executor != "local":
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
+    from gpukm.sources.memory import parse_bytes
+
     selection = select(backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
+    if batch_size is not None:
+        batch_size = positive("batch_size", batch_size)
+    if memory_limit is not None:
+        memory_limit = parse_bytes(memory_limit)
     best: FitResult | None = None
     method, starts = init, n_init
     x = rows.array()

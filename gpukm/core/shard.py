@@ -452,6 +452,8 @@ class Shard:
             return
         prepared = None
         for number, block in enumerate(self.blocks()):
+            if block.rows.stop > self.n_samples:
+                raise DataError(_CHANGED.format(self.n_samples, block.rows.stop))
             kept = self._followed[number]
             if kept is not None and kept.labels is not None:
                 yield block, kept.labels, 0

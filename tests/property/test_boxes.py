@@ -130,6 +130,40 @@ def test_rows_in_boxes_have_the_labels_of_d() -> None:
     assert min(met[name] for name in ("in boxes", "rows left out", "nothing scored")) > 100
 
 
+@pytest.mark.parametrize("counts", [(1, 3), (3, 1), (1, 2, 8)])
+def test_the_number_of_threads_may_change(counts: tuple[int, ...]) -> None:
+    """Walks begin at another level then, and what was settled above or below must be known there."""
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(8000, 2)).astype(np.float32)
+    backends = [CpuBackend(threads) for threads in counts]
+    tracker, labels = backends[0].follow(x, x[:6], 0, "always"), np.zeros(len(x), np.int32)
+    frame, starts = Frame(np.zeros(2), 10.0), [x[rng.permutation(8000)[:6]] for _ in range(3)]
+    for step in range(60):
+        # A few places, again and again, by other centroids: whole parts of the plane change hands.
+        c = np.ascontiguousarray(starts[rng.integers(0, 3)][rng.permutation(6)])
+        c[: rng.integers(0, 5)] += 100
+        backend = backends[step % len(backends)]
+        backend.track(tracker, x, c, frame, labels)
+        np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1), err_msg=f"step {step}")
+
+
+def test_paths_among_denormals() -> None:
+    """Float32 denormals hold no digits to compare paths by."""
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(0)
+    x = (1e-44 * rng.normal(size=(2000, 1))).astype(np.float64)
+    backend, c = CpuBackend(1), 1e-44 * rng.normal(size=(4, 1))
+    tracker, labels = backend.follow(x, c, 0, "always"), np.zeros(len(x), np.int32)
+    for step in range(200):
+        backend.track(tracker, x, c, Frame(np.zeros(1), 1e-43), labels)
+        expected = backend.cross_distances(x, c).argmin(axis=1)
+        np.testing.assert_array_equal(labels, expected, err_msg=f"step {step}")
+        c = c + 6e-46 * rng.normal(size=c.shape)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 8])
 def test_a_fit_in_boxes_has_the_bits_of_one_without(d: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,8 @@ def test_bad_input_gets_the_errors_of_the_ordinary_engine() -> None:
         (X * np.float64(1e150), {}, DataError, "overflow"),
         (X, {"init": X[:3]}, ConfigError, "initial centers"),
         (X, {"init": "best"}, ConfigError, "init is 'best'"),
+        (X, {"batch_size": 0}, ConfigError, "batch_size"),
+        (X, {"memory_limit": "much"}, ConfigError, "memory"),
     ):
         with pytest.raises(error, match=words):
             kmeans(x, 7, **settings)

@@ -12,8 +12,8 @@ constexpr int64_t kProbeRows = 8;        // rows for each one of the sample that
 constexpr double kTreeRepaid = 16;
 // Four times the roundings of a test and of D, in units of the squares compared.
 constexpr double kBoxSlack = 0x1p-45;
-// Roundings of two paths to float32 and of their difference, in units of the longer one.
-constexpr float kPathSlack = 0x1p-21f;
+// Roundings of two paths to float32 and of their difference, in units of the longer one, and among denormals.
+constexpr float kPathSlack = 0x1p-21f, kPathLeast = 1e-44f;
 
 // What a leaf's rows were last compared with, and by how much at least they are nearer to their centroid than to the others
 // there; once centroids may have moved so far together, the leaf is scored again.
@@ -282,7 +282,7 @@ struct TreeWalk {
     }
     if (known < in.count || memo.count == 0) return false;
     // One centroid comes nearer, another goes away.
-    return memo.slack > most + next + kPathSlack * longest;
+    return memo.slack > most + next + kPathSlack * longest + kPathLeast;
   }
 
   // Labels a leaf's rows by D among a few centroids, ties to the first.
@@ -371,6 +371,12 @@ TreeWork walk_tree(RowTree<X>& tree, const X* centroids, const float* path, int6
   int level = 0;
   while (level < tree.levels && (int64_t(1) << level) < 16 * threads) ++level;
   const int64_t subtrees = int64_t(1) << level;
+  // The number of threads may be another one than before, and so may be where walks begin.
+  for (int64_t i = 1; i < subtrees && !Dry; ++i) {
+    if (tree.whole[i] < 0) continue;
+    tree.whole[2 * i] = tree.whole[2 * i + 1] = tree.whole[i];
+    tree.whole[i] = -1;
+  }
   TreeWork total;
 #pragma omp parallel num_threads(threads)
   {
