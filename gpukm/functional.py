@@ -170,13 +170,13 @@ def fit_iter(
     watched : bool
         False yields nothing for a small problem in memory, which is then solved in one call; the result is the same.
     """
+    from gpukm.sources.memory import parse_bytes
+
     n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, precision)
     if quality not in ("standard", "best"):
         raise ConfigError(f"quality is {quality!r}, expected 'standard' or 'best'")
     if executor != "local":
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
-    from gpukm.sources.memory import parse_bytes
-
     selection = select(backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
     if batch_size is not None:

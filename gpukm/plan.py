@@ -128,7 +128,7 @@ def plan(
     """
     from gpukm.backends.cpu import bounds_bytes, boxes_bytes
     from gpukm.preprocessing.columns import read_dtype, resolve
-    from gpukm.sources.memory import available_bytes, batch_rows
+    from gpukm.sources.memory import available_bytes, batch_bytes, batch_rows
 
     n_rows, k = raw.n_rows, settings.n_clusters or 1
     columns = resolve(raw, preprocessing, settings.weight_column)
@@ -159,7 +159,7 @@ def plan(
     kept_bytes = n_rows * held_bytes if resident and n_rows is not None else 0
     if minibatch and not resident:
         kept_bytes = limit // 8 if n_rows is None else min(limit // 8, n_rows * (row_bytes + 8))
-    memory = used + kept_bytes + centroid_bytes + seed_bytes + _batch_bytes(batch, row_bytes)
+    memory = used + kept_bytes + centroid_bytes + seed_bytes + batch_bytes(batch, row_bytes)
     follow_bytes = 0
     if not (resident or minibatch):
         # Reading is the hungrier the larger its rows are: a quarter of what seems left is not touched.
@@ -255,11 +255,6 @@ def _seed_bytes(init: str, n_rows: int | None, k: int, row_bytes: int) -> int:
     if init not in ("auto", "two-level") or (init == "auto" and auto_init(n_rows, k) == "k-means++"):
         return 0
     return Shape.of(n_rows or 1 << 62, k).rows * (2 * row_bytes + _ROW_STATE_BYTES)
-
-
-def _batch_bytes(rows: int, row_bytes: int) -> int:
-    """A batch as file pages, as decoded, as prepared in float64 and as rounded, and the next one read ahead."""
-    return rows * row_bytes * 8
 
 
 def _process_bytes() -> int:

@@ -222,6 +222,8 @@ class Shard:
         done = 0
         for batch in self.source.batches(self.batch_rows, self.start, self.stop):
             n = len(batch.x)
+            if self.n_samples and done + n > self.n_samples:
+                raise DataError(_CHANGED.format(self.n_samples, done + n))
             if n:
                 yield Block(batch.x, batch.weight, slice(done, done + n), batch.row_numbers)
             done += n
@@ -299,7 +301,7 @@ class Shard:
         k, d = len(centroids), self.source.n_features
         fresh, effort = None, None
         moved = scored = rechecked = 0
-        for number, (block, labels, before, n) in enumerate(self._label_streamed(centroids, frame)):
+        for number, (block, labels, before, n) in enumerate(self._label_streamed(centroids, frame, follow=True)):
             kept = self._followed[number]
             if kept is None:
                 if fresh is None:
@@ -321,14 +323,19 @@ class Shard:
         return Step(total, moved, scored, rechecked, effort or _plain(scored))
 
     def _label_streamed(
-        self, centroids: np.ndarray, frame: Frame
+        self, centroids: np.ndarray, frame: Frame, follow: bool
     ) -> Iterator[tuple[Block, np.ndarray, np.ndarray | None, int]]:
-        """Blocks, their labels, those of the last step where they were kept, and the rows rechecked."""
+        """Blocks, their labels, those of the last step where they were kept, and the rows rechecked.
+
+        With ``follow`` blocks seen for the first time get a state of their own, and trackers move on; without it labels
+        that are at hand for these very centroids are used again.
+        """
+        at_hand = not follow and self._labels_for is not None and _same(self._labels_for, centroids)
         prepared = None
         for number, block in enumerate(self.blocks()):
-            if number == len(self._followed):
+            if follow and number == len(self._followed):
                 self._followed.append(self._follow(block, centroids))
-            kept = self._followed[number]
+            kept = self._followed[number] if number < len(self._followed) else None
             if kept is None:
                 if prepared is None:
                     prepared = self.backend.prepare(centroids, frame)
@@ -336,10 +343,13 @@ class Shard:
                 yield block, labels, None, self.backend.assign(block.x, prepared, labels)
                 continue
             before = kept.labels
+            if before is not None and len(before) != len(block.x):
+                raise DataError(_CHANGED.format(len(before), len(block.x)))
+            if at_hand and before is not None:
+                yield block, before, before, 0
+                continue
             labels = np.zeros(len(block.x), np.int32) if kept.spare is None else kept.spare
             if before is not None:
-                if len(before) != len(block.x):
-                    raise DataError(_CHANGED.format(len(before), len(block.x)))
                 np.copyto(labels, before)
             n = self.backend.track(kept.tracker, block.x, centroids, frame, labels)
             kept.labels, kept.spare = labels, before
@@ -438,30 +448,16 @@ class Shard:
             self._labels, self._labels_for, self._spare = labels, centroids, None
             yield block, labels, rechecked
             return
-        if not self._followed or self._labels_for is None:
-            prepared = self.backend.prepare(centroids, frame)
-            for block in self.blocks():
-                labels = np.empty(len(block.x), np.int32)
-                rechecked = self.backend.assign(block.x, prepared, labels)
+        if not self.resident:
+            # With other centroids than in the last step it is the end of a fit: trackers move on, and sums do not.
+            for block, labels, _, rechecked in self._label_streamed(centroids, frame, follow=False):
                 yield block, labels, rechecked
             return
-        if not _same(self._labels_for, centroids):
-            # Trackers move on and sums do not, so this is the end of a fit.
-            for block, labels, _, rechecked in self._label_streamed(centroids, frame):
-                yield block, labels, rechecked
-            return
-        prepared = None
-        for number, block in enumerate(self.blocks()):
-            if block.rows.stop > self.n_samples:
-                raise DataError(_CHANGED.format(self.n_samples, block.rows.stop))
-            kept = self._followed[number]
-            if kept is not None and kept.labels is not None:
-                yield block, kept.labels, 0
-                continue
-            if prepared is None:
-                prepared = self.backend.prepare(centroids, frame)
+        prepared = self.backend.prepare(centroids, frame)
+        for block in self.blocks():
             labels = np.empty(len(block.x), np.int32)
-            yield block, labels, self.backend.assign(block.x, prepared, labels)
+            rechecked = self.backend.assign(block.x, prepared, labels)
+            yield block, labels, rechecked
 
     def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Label against the final centroids and add up the inertia exactly."""

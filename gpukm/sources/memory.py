@@ -74,8 +74,8 @@ def batch_rows(limit_bytes: int, row_bytes: int, fixed_bytes: int) -> int:
 
 
 def batch_bytes(rows: int, row_bytes: int) -> int:
-    """Memory of so many rows while they are read."""
-    return _COPIES * rows * row_bytes
+    """A batch as file pages, as decoded, as prepared in float64 and as rounded, and the next one read ahead."""
+    return rows * row_bytes * 8
 
 
 def _cgroup_rooms(proc: Path, mounts: Path) -> list[int]:
