@@ -62,17 +62,7 @@ class Seeds {
   }
 
   // The first row whose prefix sum exceeds the target.
-  int64_t locate(int64_t target) const {
-    int64_t low = 0, high = rows_.n - 1;
-    while (low < high) {
-      const int64_t mid = (low + high) / 2;
-      if (prefix_[mid] > target)
-        high = mid;
-      else
-        low = mid + 1;
-    }
-    return low;
-  }
+  int64_t locate(int64_t target) const { return first_above(prefix_.data(), rows_.n, target); }
 
   // gpukm.core.seeding.random_rows: `count` different rows in proportion to their weights.
   GPUKM_APART void random_rows(int64_t count, uint64_t seed) {
@@ -237,14 +227,7 @@ class Seeds {
     const double open = 2 * (away + double(rows_.n + 2) * __builtin_ldexp(1.0, -exponent) + total * 0x1p-40);
     for (int64_t t = 0; t < trials_; ++t) {
       const double target = total * (double(draws[draw + uint64_t(t)]) * 0x1p-64);
-      int64_t low = 0, high = panels - 1;
-      while (low < high) {
-        const int64_t mid = (low + high) / 2;
-        if (mass_[mid] > target)
-          high = mid;
-        else
-          low = mid + 1;
-      }
+      const int64_t low = first_above(mass_.data(), panels, target);
       double before = low ? mass_[low - 1] : 0, upto = before;
       int64_t row = low * P;
       for (;; ++row) {

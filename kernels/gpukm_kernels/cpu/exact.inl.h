@@ -251,6 +251,20 @@ constexpr double kRoundLow = 1.5 * 4503599627370496.0;
 // Low parts reach 2^31, so this many of them stay exact in a float64 sum.
 constexpr int64_t kFlushRows = int64_t(1) << 21;
 
+// The first of n > 0 ascending prefix sums that exceeds the target, or the last.
+template <class T>
+inline int64_t first_above(const T* prefix, int64_t n, T target) {
+  int64_t low = 0, high = n - 1;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (prefix[middle] > target)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
 // Float64 sums of one thread, exact until flushed into the integers; those of a cluster begin with its first row.
 template <class X>
 struct LimbSums {

@@ -133,15 +133,7 @@ class SeedCell {
 
   int64_t drawn(uint64_t bits) const {
     const int64_t target = int64_t((unsigned __int128)(bits)*uint64_t(total_) >> 64);
-    int64_t low = 0, high = n_ - 1;  // the first row whose prefix sum exceeds the target
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (prefix_[middle] > target)
-        high = middle;
-      else
-        low = middle + 1;
-    }
-    return low;
+    return first_above(prefix_.data(), n_, target);
   }
 
   int64_t gain(int64_t t) const {

@@ -163,11 +163,7 @@ inline void transpose8(const __m256 (&a)[8], float* out, int64_t stride) {
     _mm256_storeu_ps(out + (i + 4) * stride, _mm256_permute2f128_ps(c[i], c[i + 4], 0x31));
   }
 }
-// Eight values of a row as floats, or (v - m) * scale of them, computed in the wider of the two types.
-inline __m256 as_floats(const float* p) { return _mm256_loadu_ps(p); }
-inline __m256 as_floats(const double* p) {
-  return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p)));
-}
+// (v - m) * scale of eight values of a row as floats, computed in the wider of the two types.
 inline __m256 as_floats(const float* p, const float* m, float scale) {
   return _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(m)), _mm256_set1_ps(scale));
 }
