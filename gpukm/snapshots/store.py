@@ -84,12 +84,13 @@ class Store:
             store._files.check_writable()
         if not store._exists():
             found = [n for n in store._files.names("") if n not in (TEMPORARY, "lost+found") and not n.startswith(".")]
-            if found:
+            # Somebody may have made it a store between the two looks.
+            if found and not store._exists():
                 raise SnapshotNotFoundError(
                     f"{store.location} is not a snapshot store: it holds {', '.join(found[:3])} but no {_MARKER}; "
                     "name a store, or an empty folder to make one"
                 )
-            if not create:
+            if not found and not create:
                 raise SnapshotNotFoundError(f"there is no snapshot store at {store.location}; gpukm train makes one")
         return store
 

@@ -341,6 +341,22 @@ class StoreConformance:
             assert b"hunter2" not in raw.read(path), path
         assert store.records("m")[0].provenance["data"] == "s3://bucket/x.parquet"
 
+    def test_a_store_made_while_it_is_opened_is_one(
+        self, location: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mine = Store.open(location, create=True, storage_options=options)
+        kind = type(mine._files)
+        names = kind.names
+
+        def publish_first(self: Any, path: str) -> list[str]:
+            monkeypatch.setattr(kind, "names", names)
+            mine.publish("m", make_content(), labeller=nearest)
+            return names(self, path)
+
+        monkeypatch.setattr(kind, "names", publish_first)
+        other = Store.open(location, create=True, storage_options=options)
+        assert other.models() == ["m"]
+
     def test_threads_publishing_at_once_all_succeed(self, location: str, options: dict[str, Any]) -> None:
         numbers: list[int] = []
 
