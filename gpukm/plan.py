@@ -126,7 +126,7 @@ def plan(
     n_features : int or None
         Width of the prepared rows where it is known already.
     """
-    from gpukm.backends.cpu import bounds_bytes, boxes_bytes
+    from gpukm.backends.cpu import bounds_bytes, boxes_bytes, heads_bytes
     from gpukm.preprocessing.columns import read_dtype, resolve
     from gpukm.sources.memory import available_bytes, batch_bytes, batch_rows
 
@@ -144,7 +144,9 @@ def plan(
     row_bytes = width * dtype.itemsize
     centroid_bytes = k * width * (4 * dtype.itemsize + 64)
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
-    held_bytes = row_bytes + _ROW_STATE_BYTES + max(bounds_bytes(row_bytes, k), boxes_bytes(row_bytes, width))
+    follow_row_bytes = bounds_bytes(row_bytes, k)
+    state_bytes = max(follow_row_bytes + heads_bytes(width), boxes_bytes(row_bytes, width))
+    held_bytes = row_bytes + _ROW_STATE_BYTES + state_bytes
     minibatch = settings.algorithm == "minibatch"
     # Mini-batches copy up to half of the rows, and keep a number a row for their order.
     held_bytes += row_bytes // 2 + 8 if minibatch else 0
@@ -165,8 +167,8 @@ def plan(
         # Reading is the hungrier the larger its rows are: a quarter of what seems left is not touched.
         follow_bytes = max(0, limit - memory) * 3 // 4
         if n_rows is not None:
-            follow_bytes = min(follow_bytes, n_rows * (bounds_bytes(row_bytes, k) + 8) + centroid_bytes)
-        follow_bytes = follow_bytes if bounds_bytes(row_bytes, k) else 0
+            follow_bytes = min(follow_bytes, n_rows * (follow_row_bytes + 8) + centroid_bytes)
+        follow_bytes = follow_bytes if follow_row_bytes else 0
         memory += follow_bytes
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")

@@ -69,11 +69,12 @@ class Effort:
 
     Attributes
     ----------
-    plans : frozenset of {"plain", "fill", "follow", "boxes"}
+    plans : frozenset of {"plain", "fill", "follow", "boxes", "heads"}
         All rows labelled without bounds; the same, and bounds left for the next time; bounds followed; rows sorted into
-        boxes, of which those with one nearest centroid are settled at once.
+        boxes, of which those with one nearest centroid are settled at once; rows and centroids compared in their
+        first principal directions, and only where these leave it open in all.
     n_scored, n_pairs : int
-        Pairs that were scored of a row and a group of centroids, or with boxes a centroid, of so many.
+        Pairs that were scored of a row and a group of centroids, or with boxes or heads a centroid, of so many.
     n_movers : int
         Centroids that stood apart, because they moved most, and that all rows were scored against.
     """
@@ -93,7 +94,13 @@ class Effort:
         )
 
     def __str__(self) -> str:
-        words = {"plain": "without bounds", "fill": "leaving bounds", "follow": "following bounds", "boxes": "in boxes"}
+        words = {
+            "plain": "without bounds",
+            "fill": "leaving bounds",
+            "follow": "following bounds",
+            "boxes": "in boxes",
+            "heads": "by first directions",
+        }
         share = self.n_scored / self.n_pairs if self.n_pairs else 1.0
         apart = f", {self.n_movers} centroids apart" if self.n_movers else ""
         return f"{' and '.join(words[plan] for plan in sorted(self.plans))}, {share:.1%} scored{apart}"

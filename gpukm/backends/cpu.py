@@ -19,10 +19,11 @@ _FEW_GROUPS = 16
 _GROUPING_ROUNDS = 4
 # Rows a cluster below which grouping the centroids costs as much as it saves.
 _TRACKED_ROWS = 4
-_PLANS = ("plain", "fill", "follow", "boxes")
-_BOXES = ("paying", "always", "never")
-# Features at most of rows that may be sorted into boxes.
+_PLANS = ("plain", "fill", "follow", "boxes", "heads")
+_WHEN = ("paying", "always", "never")
+# Features at most of rows that may be sorted into boxes, and at least of rows that may get heads.
 BOX_FEATURES = 8
+HEAD_FEATURES = 64
 # A problem is small, for one thread from its seeding to its labels, while its rows stay in a cache and an iteration
 # takes less than a few milliseconds. Beyond, threads share a problem, and rows are tracked.
 _SMALL_VALUES = 1 << 18
@@ -64,18 +65,24 @@ class CpuBackend(Backend):
         groups = group_count(x.shape[1] * x.itemsize, len(centroids))
         if groups == 1 or len(x) < _TRACKED_ROWS * len(centroids):
             groups = 0
-        boxes = resident and x.shape[1] <= BOX_FEATURES
-        return self.follow(x, centroids, groups, "paying" if boxes else "never") if groups or boxes else None
+        boxes = "paying" if resident and x.shape[1] <= BOX_FEATURES else "never"
+        heads = "paying" if resident and x.shape[1] >= HEAD_FEATURES else "never"
+        return self.follow(x, centroids, groups, boxes, heads) if groups or boxes == "paying" else None
 
     def tracker_bytes(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> int:
         # Besides the bounds: the centroids of the call before, and how far each has gone.
         return n_samples * bounds_bytes(n_features * itemsize, n_clusters) + n_clusters * (n_features * itemsize + 16)
 
-    def follow(self, x: np.ndarray, centroids: np.ndarray, groups: int, boxes: str = "paying") -> Any:
-        """Make a tracker with so many groups of centroids, 0 for no bounds; ``boxes`` is paying, always or never."""
+    def follow(
+        self, x: np.ndarray, centroids: np.ndarray, groups: int, boxes: str = "paying", heads: str = "paying"
+    ) -> Any:
+        """Make a tracker with so many groups of centroids, 0 for no bounds.
+
+        ``boxes`` and ``heads`` say when there are such: paying, always or never.
+        """
         make = self._cpu.TrackerF32 if x.dtype == np.float32 else self._cpu.TrackerF64
         group_of = self._neighbours(centroids, groups) if groups else np.zeros(len(centroids), np.int32)
-        return make(len(x), x.shape[1], groups, group_of, _BOXES.index(boxes))
+        return make(len(x), x.shape[1], groups, group_of, _WHEN.index(boxes), _WHEN.index(heads))
 
     def _neighbours(self, centroids: np.ndarray, groups: int) -> np.ndarray:
         """Partition centroids into groups of neighbours by a few rounds of Lloyd; it decides speed only."""
@@ -260,6 +267,11 @@ def bounds_bytes(row_bytes: int, n_clusters: int) -> int:
 def boxes_bytes(row_bytes: int, n_features: int) -> int:
     """Bytes of boxes a row, where rows may be sorted into them: while it is sorted a row is there three times."""
     return 3 * row_bytes + row_bytes // 8 + 32 if n_features <= BOX_FEATURES else 0
+
+
+def heads_bytes(n_features: int) -> int:
+    """Bytes of heads a row at most, where it may get one: half its features in 16 bits, and what is known of it."""
+    return n_features + 24 if n_features >= HEAD_FEATURES else 0
 
 
 def _like(points: np.ndarray, x: np.ndarray) -> np.ndarray:

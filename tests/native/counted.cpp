@@ -14,7 +14,7 @@
 #include "draws.h"
 
 using gpukm::Batch;
-using gpukm::Boxes;
+using gpukm::When;
 using gpukm::Draws;
 using gpukm::Frame;
 using gpukm::Ops;
@@ -88,7 +88,7 @@ void track(const Ops<float>& ops) {
   Data<float> data(4096, 32, 400, 8.0);
   std::vector<int32_t> group_of;
   for (int64_t j = 0; j < data.k; ++j) group_of.push_back(int32_t(j / 40));
-  void* tracker = ops.track_start(data.n, data.d, data.k, 10, group_of.data(), Boxes::never);
+  void* tracker = ops.track_start(data.n, data.d, data.k, 10, group_of.data(), When::never, When::never);
   const auto call = [&](Plan expected, bool movers) {
     Progress progress;
     ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
@@ -108,7 +108,7 @@ void track(const Ops<float>& ops) {
 void boxes(const Ops<float>& ops) {
   Data<float> data(16384, 3, 40, 4.0);
   const std::vector<int32_t> group_of(size_t(data.k), 0);
-  void* tracker = ops.track_start(data.n, data.d, data.k, 0, group_of.data(), Boxes::always);
+  void* tracker = ops.track_start(data.n, data.d, data.k, 0, group_of.data(), When::always, When::never);
   const auto call = [&](Plan expected) {
     Progress progress;
     ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
@@ -119,6 +119,22 @@ void boxes(const Ops<float>& ops) {
   for (float& v : data.c) v *= 1 + 0x1p-6f;
   count("boxes, centroids moved, a row", data.n, [&] { call(Plan::boxes); });
   count("boxes, centroids stayed, a row", data.n, [&] { call(Plan::boxes); });
+  ops.track_stop(tracker);
+}
+
+// Rows get heads in the second call, and are labelled by them from then on.
+void heads(const Ops<float>& ops) {
+  Data<float> data(2048, 64, 200, 1.5);
+  const std::vector<int32_t> group_of(size_t(data.k), 0);
+  void* tracker = ops.track_start(data.n, data.d, data.k, 0, group_of.data(), When::never, When::always);
+  const auto call = [&](Plan expected) {
+    Progress progress;
+    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
+    demand(progress.plan == expected, "tracking took another way than it is counted for");
+  };
+  call(Plan::plain);
+  count("heads, made, a row", data.n, [&] { call(Plan::heads); });
+  count("heads, a row and centroid", data.pairs(), [&] { call(Plan::heads); });
   ops.track_stop(tracker);
 }
 
@@ -221,6 +237,7 @@ int main() {
   assign("assign, 64 features, crowds too dense for integers", ops, Data<float>(4096, 64, 256, 4.0, 256));
   track(ops);
   boxes(ops);
+  heads(ops);
   sums(ops);
   batch(ops);
   return 0;

@@ -16,7 +16,7 @@
 #include "dispatch.h"
 #include "draws.h"
 
-using gpukm::Boxes;
+using gpukm::When;
 using gpukm::Counts;
 using gpukm::Draws;
 using gpukm::Frame;
@@ -349,8 +349,9 @@ void check_labels(const std::string& name, const Case& a, const Data<X>& data, c
 
 template <class X>
 void check_track(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops,
-                 const std::vector<std::vector<X>>& path, const std::vector<Truth>& truths, Boxes boxes, int threads) {
-  void* tracker = ops.track_start(a.n, a.d, a.k, a.groups, data.group_of.data(), boxes);
+                 const std::vector<std::vector<X>>& path, const std::vector<Truth>& truths, When boxes, When heads,
+                 int threads) {
+  void* tracker = ops.track_start(a.n, a.d, a.k, a.groups, data.group_of.data(), boxes, heads);
   std::vector<int32_t> labels(size_t(a.n), 0);
   for (size_t step = 0; step < path.size(); ++step) {
     Progress progress;
@@ -377,8 +378,9 @@ void check(const std::vector<const Table*>& tables, const Ops<X> Table::*member,
         check_labels(name, a, data, ops, truths[0], threads);
         check_distances(name, a, data, ops, truths[0], threads);
         check_sums(name, a, data, ops, truths[0].labels, truths[3].labels, threads, table == tables[0] && threads == 1);
-        check_track(name, a, data, ops, path, truths, Boxes::never, threads);
-        if (a.d <= 8) check_track(name + ", in boxes", a, data, ops, path, truths, Boxes::always, threads);
+        check_track(name, a, data, ops, path, truths, When::never, When::never, threads);
+        if (a.d <= 8) check_track(name + ", in boxes", a, data, ops, path, truths, When::always, When::never, threads);
+        if (a.d > 1) check_track(name + ", by heads", a, data, ops, path, truths, When::never, When::always, threads);
       }
   }
 }
@@ -409,8 +411,9 @@ void check_flushed(const std::vector<const Table*>& tables) {
       table->f32.assign(data.x.data(), a.n, prepared, labels.data(), 1);
       table->f32.release(prepared);
       const std::string name = std::string(table->name) + ", " + a.name + ", denormals switched off";
-      check_track(name, a, data, table->f32, path, truths, Boxes::never, 3);
-      if (a.d <= 8) check_track(name + ", in boxes", a, data, table->f32, path, truths, Boxes::always, 3);
+      check_track(name, a, data, table->f32, path, truths, When::never, When::never, 3);
+      if (a.d <= 8) check_track(name + ", in boxes", a, data, table->f32, path, truths, When::always, When::never, 3);
+      if (a.d > 1) check_track(name + ", by heads", a, data, table->f32, path, truths, When::never, When::always, 3);
 #if defined(__x86_64__)
       _mm_setcsr(before);
 #elif defined(__aarch64__)

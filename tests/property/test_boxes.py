@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,78 +13,13 @@ from hypothesis import strategies as st
 
 from gpukm.backends.base import Frame
 from gpukm.functional import fit_iter
+from tests.property.walks import SHAPES, STEPS, Case, frame_of, walk
 
 pytestmark = [
     pytest.mark.native,
     pytest.mark.skipif(not native_status()[0], reason=native_status()[1]),
 ]
 BOXES = 3  # as `enum class Plan` numbers it
-SHAPES = ("cloud", "whole", "line", "skewed", "same", "islands", "offset", "tiny", "huge")
-STEPS = ("still", "creep", "nudge", "one", "jump", "leave", "swap", "copy", "row", "back")
-
-
-@dataclass(frozen=True)
-class Case:
-    """Rows, and what their centroids do step by step."""
-
-    shape: str
-    steps: tuple[str, ...]
-    n: int = 500
-    d: int = 2
-    k: int = 12
-    dtype: Any = np.float32
-    threads: int = 1
-    seed: int = 0
-
-
-def rows_of(case: Case, rng: np.random.Generator) -> np.ndarray:
-    """Rows in float64, before they are rounded."""
-    x = rng.normal(size=(case.n, case.d))
-    if case.shape == "whole":  # ties everywhere
-        x = np.rint(2 * x)
-    elif case.shape == "line":
-        x[:, 1:] = 0
-    elif case.shape == "skewed":  # most rows share a value
-        x = np.where(rng.uniform(size=x.shape) < 0.9, 0.0, np.exp(4 * x))
-    elif case.shape == "same":
-        x[:] = x[0]
-    elif case.shape == "islands":
-        x = 0.01 * x + rng.normal(size=(5, case.d))[rng.integers(0, 5, case.n)]
-    elif case.shape == "offset":
-        x += 1e6
-    return x * {"tiny": 1e-40 if case.dtype == np.float32 else 1e-160, "huge": 1e18}.get(case.shape, 1.0)
-
-
-def walk(case: Case) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Rows, and the centroids of every step."""
-    rng = np.random.default_rng(case.seed)
-    x = rows_of(case, rng).astype(case.dtype)
-    spread = float(np.abs(x - np.median(x, axis=0)).max()) or 1.0
-    c = x[rng.integers(0, case.n, case.k)].astype(np.float64)
-    path = [c.astype(case.dtype)]
-    for step in case.steps:
-        c, j = path[-1].astype(np.float64), rng.integers(0, case.k, 2)
-        if step == "creep":
-            c += 1e-6 * spread * rng.normal(size=c.shape)
-        elif step == "nudge":
-            c += 0.03 * spread * rng.normal(size=c.shape)
-        elif step == "one":
-            c[j[0]] += 0.1 * spread * rng.normal(size=case.d)
-        elif step == "jump":
-            c[j[0]] = x[rng.integers(0, case.n)]
-        elif step == "leave":
-            c[j[0]] += 100 * spread
-        elif step == "swap":
-            c[j] = c[j[::-1]]
-        elif step == "copy":
-            c[j[0]] = c[j[1]]
-        elif step == "row":  # where rows are in the middle of two
-            middle = x[rng.integers(0, case.n)].astype(np.float64)
-            c[j[0]] = 2 * middle - c[j[1]]
-        elif step == "back":
-            c = path[0].astype(np.float64)
-        path.append(c.astype(case.dtype))
-    return x, path
 
 
 @st.composite
@@ -115,8 +49,7 @@ def test_rows_in_boxes_have_the_labels_of_d() -> None:
     def follow(case: Case) -> None:
         x, path = walk(case)
         backend = CpuBackend(case.threads)
-        center = np.median(x, axis=0).astype(case.dtype).astype(np.float64)
-        frame = Frame(center, float(np.abs(x - center).max()))
+        frame = frame_of(x)
         tracker, labels = backend.follow(x, path[0], 0, "always"), np.zeros(len(x), np.int32)
         for step, c in enumerate(path):
             backend.track(tracker, x, c, frame, labels)
@@ -175,7 +108,7 @@ def test_a_fit_in_boxes_has_the_bits_of_one_without(d: int, dtype: Any, monkeypa
     follow, plans = CpuBackend.follow, set()
 
     def run(boxes: str) -> list[tuple[Any, ...]]:
-        def made(self: CpuBackend, x: Any, c: Any, groups: int, _: str = "") -> Any:
+        def made(self: CpuBackend, x: Any, c: Any, groups: int, *_: str) -> Any:
             return follow(self, x, c, groups, boxes)
 
         monkeypatch.setattr(CpuBackend, "follow", made)

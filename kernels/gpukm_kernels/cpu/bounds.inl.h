@@ -13,9 +13,7 @@ constexpr float kFar = 0x1p126f;
 constexpr double kLongest = 0x1p120;
 // Numbers of movers to choose from: k / 2^i for i from kFewestMovers down to kMostMovers, or none.
 constexpr int kFewestMovers = 8, kMostMovers = 2;
-constexpr int64_t kMostSampled = 256, kLeastSampled = 32, kRowsASample = 1024;
-// Calls that bounds should be followed for before they have paid, and that are let pass, at most, before another look.
-constexpr double kRepaid = 8;
+// Calls that are let pass, at most, before bounds are thought of again.
 constexpr int64_t kLongestWait = 4;
 
 template <class X>
@@ -34,18 +32,22 @@ struct Tracker {
   double longest_path = 0;              // sum of the longest group's steps
   int64_t scored = 0, pairs = 0;        // (row, group) pairs of the last call: scored, and all
   int64_t movers = 0;                   // of the last call
-  Boxes boxes;                          // whether a tree is still to be thought of
+  When boxes, heads;                    // whether a tree, and heads, are still to be thought of
   RowTree<X>* tree = nullptr;           // takes the place of bounds
+  Heads<X>* head = nullptr;             // of the rows
   int64_t wait = 0, waited = 0;         // calls to go before bounds are thought of again, and how many it was last time
   int64_t followed = 0, wasted = 0;     // calls that followed the last bounds, and bounds left in vain
 
-  Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_, Boxes boxes_)
+  Tracker(int64_t n_, int64_t d_, int64_t k_, int64_t groups_, const int32_t* group_of_, When boxes_, When heads_)
       : n(n_), d(d_), k(k_), groups(groups_), width((groups_ + 7) / 8 * 8), group_of(k_), upper(n_), nearest(n_),
-        lower(n_ * width), previous(k_ * d_), own_path(k_), group_path(width), boxes(boxes_) {
+        lower(n_ * width), previous(k_ * d_), own_path(k_), group_path(width), boxes(boxes_), heads(heads_) {
     __builtin_memcpy(group_of.data(), group_of_, size_t(k) * sizeof(int32_t));
     reset();
   }
-  ~Tracker() { delete tree; }
+  ~Tracker() {
+    delete tree;
+    delete head;
+  }
   Tracker(const Tracker&) = delete;
   // Frees what bounds take.
   void forget() {
@@ -94,6 +96,7 @@ inline V upper_bound(V stored, V path) {
 // How far the centroids of one call moved, and which of them stand apart.
 struct Moves {
   int64_t movers = 0;
+  double cost = 0;        // expected of a row where bounds are used
   Buffer<float> shift;    // [k] at least
   Buffer<float> most;     // [groups] largest shift of those that are no movers
   Buffer<int32_t> order;  // [k] by descending shift
@@ -112,20 +115,6 @@ struct Moves {
       ++size[tracker.group_of[j]];
     }
   }
-};
-
-// Nanoseconds, roughly, of one core of a Zen 4; only their ratios matter.
-struct Costs {
-  double score;    // a row against a centroid
-  double look;     // at the lowest bound of a row
-  double filter;   // a row that it does not settle: D to its centroid, its groups
-  double open;     // a row that these do not settle: its conversion, what is known of it
-  double pair;     // to take a row into a group's panel
-  double take;     // to take a group's result into a row
-  double leave;    // the same where all rows are given bounds
-  Costs(int64_t d, int64_t groups, bool integers)
-      : score(0.14 + double(d) * (integers ? 0.01 : 0.025)), look(3), filter(15 + double(groups) + 0.2 * double(d)),
-        open(40 + 2 * double(groups) + 0.3 * double(d)), pair(8 + 0.06 * double(d)), take(8), leave(8) {}
 };
 
 // Expected nanoseconds a row of following bounds, from those of a sample: `lower` [rows][groups] without the moves.
@@ -178,9 +167,11 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
                Moves& moves, int threads) {
   const int64_t n = tracker.n, k = tracker.k, d = tracker.d, G = tracker.groups;
   const Costs costs(d, G, integers);
-  const double plain = double(k) * costs.score, fill = plain + double(G) * costs.leave;
+  const double all = double(k) * costs.score, fill = all + double(G) * costs.leave;
+  const double plain = tracker.head && tracker.head->cost < all ? tracker.head->cost : all;
+  moves.cost = plain;
   // Nothing is known yet: bounds are left where they cost little beside the labels.
-  if (!tracker.moving) return fill < 1.15 * plain ? Plan::fill : Plan::plain;
+  if (!tracker.moving) return fill < 1.15 * all ? Plan::fill : Plan::plain;
   if (!tracker.started && tracker.wait > 0) {
     --tracker.wait;
     return Plan::plain;
@@ -195,9 +186,7 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
     }
   }
   sort_by_shift(moves.shift.data(), k, moves.order.data());
-  int64_t rows = n / kRowsASample;
-  rows = rows > kMostSampled ? kMostSampled : rows < kLeastSampled ? kLeastSampled : rows;
-  rows = rows < n ? rows : n;
+  const int64_t rows = sample_size(n);
   Buffer<float> upper(rows), lower(rows * G), most(G);
   for (int64_t s = 0; s < rows; ++s) {
     const int64_t i = s * n / rows;
@@ -211,6 +200,7 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
                                     moves.most.data());
     if (found.cost < plain) {
       moves.movers = found.movers;
+      moves.cost = found.cost;
       ++tracker.followed;
       return Plan::follow;
     }
@@ -234,7 +224,9 @@ Plan plan_call(Tracker<X>& tracker, const X* x, const X* centroids, const int32_
   }
   const Estimate found =
       estimate(costs, moves, tracker.group_of.data(), k, G, upper.data(), lower.data(), rows, most.data());
-  if (found.cost + (fill - plain) * double(1 + tracker.wasted) / kRepaid < 0.8 * plain) {
+  const double steady = found.cost + (fill - plain) * double(1 + tracker.wasted) / kRepaid;
+  if (steady < 0.8 * plain) {
+    moves.cost = steady;
     tracker.followed = tracker.waited = 0;
     return Plan::fill;
   }

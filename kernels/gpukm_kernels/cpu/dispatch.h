@@ -17,16 +17,16 @@ struct Counts {
   int64_t compared = 0;   // D evaluations made for them
 };
 
-// What a tracked assignment does: label all rows without bounds, do so and leave bounds, follow those there are, or walk over
-// rows sorted into boxes.
-enum class Plan : int { plain, fill, follow, boxes };
+// What a tracked assignment does: label all rows without bounds, do so and leave bounds, follow those there are, walk over
+// rows sorted into boxes, or compare the first principal directions of rows and centroids.
+enum class Plan : int { plain, fill, follow, boxes, heads };
 
-// Whether rows may be sorted into boxes: where it pays, at once, or never.
-enum class Boxes : int { paying, always, never };
+// Whether rows may be sorted into boxes, or get heads: where it pays, at once, or never.
+enum class When : int { paying, always, never };
 
 // How a tracked assignment went.
 struct Progress {
-  int64_t scored = 0;  // pairs scored of a row and a group of centroids, or with boxes a centroid
+  int64_t scored = 0;  // pairs scored of a row and a group of centroids, or with boxes or heads a centroid
   int64_t pairs = 0;   // of so many
   int64_t movers = 0;  // centroids that all rows were scored against
   Plan plan = Plan::plain;
@@ -81,7 +81,8 @@ struct Ops {
   Counts (*assign_two)(const X* x, int64_t n, const void* prepared, int32_t* labels, double* nearest, double* second,
                        int threads);
   // State for assigning the same n rows to moving centroids, which are kept in groups of neighbours.
-  void* (*track_start)(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of, Boxes boxes);
+  void* (*track_start)(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of, When boxes,
+                       When heads);
   void (*track_stop)(void* tracker);
   // As assign, skipping what the state rules out; `labels` holds the result of the call before.
   Counts (*track)(const X* x, const X* centroids, Frame frame, void* tracker, int32_t* labels, Progress* progress,

@@ -30,6 +30,10 @@ constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 
 #include "tree.inl.h"
 
+#include "costs.inl.h"
+
+#include "heads.inl.h"
+
 #include "bounds.inl.h"
 
 #include "track.inl.h"

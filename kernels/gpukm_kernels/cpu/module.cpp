@@ -78,9 +78,9 @@ struct Tracker {
   void* state;
   int64_t n, d, k;
   gpukm::Progress progress;
-  Tracker(int64_t n_, int64_t d_, int64_t groups, In<int32_t> group_of, int boxes)
+  Tracker(int64_t n_, int64_t d_, int64_t groups, In<int32_t> group_of, int boxes, int heads)
       : n(n_), d(d_), k(int64_t(group_of.shape(0))) {
-    state = ops<X>().track_start(n, d, k, groups, group_of.data(), gpukm::Boxes(boxes));
+    state = ops<X>().track_start(n, d, k, groups, group_of.data(), gpukm::When(boxes), gpukm::When(heads));
   }
   ~Tracker() { ops<X>().track_stop(state); }
   Tracker(const Tracker&) = delete;
@@ -110,7 +110,7 @@ bool interrupted() {
 template <class X>
 void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) {
   nb::class_<Tracker<X>>(m, tracker_name)
-      .def(nb::init<int64_t, int64_t, int64_t, In<int32_t>, int>())
+      .def(nb::init<int64_t, int64_t, int64_t, In<int32_t>, int, int>())
       .def("assign", &Tracker<X>::assign)
       .def_prop_ro("scored", [](const Tracker<X>& t) { return t.progress.scored; })
       .def_prop_ro("pairs", [](const Tracker<X>& t) { return t.progress.pairs; })

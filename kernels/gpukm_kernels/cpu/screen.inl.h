@@ -46,11 +46,11 @@ struct Tile {
   int64_t first, blocks;  // register blocks of kBlock centroids
   T largest;              // >= |c'| of every centroid in it
   int32_t group;          // tiles of a group are neighbours
-  T unit = 0;             // integer form: c' is an integer times this,
+  T unit = 0;             // integer form: c' is an integer times this
   T residual = 0;         // but for an error of at most this length
 };
 
-// What is known of a row: at least |x'|; and in integer form, as for a tile, unit and error.
+// What is known of a row: at least |x'|; and as for a tile unit, of integers, and error.
 template <class T>
 struct Fact {
   T norm, unit, residual;
@@ -65,6 +65,14 @@ struct Facts {
     unit[r] = fact.unit;
     residual[r] = fact.residual;
   }
+};
+
+// Vectors that stand for others (heads.inl.h): the lengths of those, how many features they have, how much longer than these
+// they may be, relatively, and how far from where they should be.
+struct Stead {
+  const double* lengths;  // [k]
+  int64_t features;
+  double spread, drift;
 };
 
 // Centroids packed for screening in T.
@@ -85,12 +93,14 @@ struct Packed {
   double by_product = 0, by_norm = 0, by_row = 0, tiny = 0, by_score = 0;
 
   bool has_copies = false;
+  bool rough;  // rows and tiles have residuals
 
   void pack_integers(const X* c, Tile<T>& tile);
 
-  // `group_of` [k] keeps the centroids of groups 0 .. groups - 1 together; null for one group.
+  // `group_of` [k] keeps the centroids of groups 0 .. groups - 1 together; null for one group. Vectors that stand for others
+  // are taken as they are: about 0, in a scale of 1, and never merged.
   Packed(const X* c, int64_t k_, int64_t d_, Form form_, const double* center_, double radius_,
-         const int32_t* group_of, int threads);
+         const int32_t* group_of, int threads, const Stead* stead = nullptr);
 
   // Register blocks at most: those of the centroids, and one broken off by every tile or group that ends early.
   static int64_t most_blocks(int64_t k, const int32_t* group_of) {
@@ -102,14 +112,14 @@ struct Packed {
 
 template <class X, class T>
 Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const double* center_, double radius_,
-                     const int32_t* group_of, int threads)
+                     const int32_t* group_of, int threads, const Stead* stead)
     : k(k_), d(d_), form(form_), words(form_ == Form::integer ? (d_ + 1) / 2 : d_), radius(radius_), center(d_),
       panels(most_blocks(k_, group_of) * kBlock * words), half_norms(most_blocks(k_, group_of) * kBlock),
       index(most_blocks(k_, group_of) * kBlock), copies(most_blocks(k_, group_of) * kBlock),
-      tiles(most_blocks(k_, group_of) + 1) {
+      tiles(most_blocks(k_, group_of) + 1), rough(form_ == Form::integer || stead) {
   const double unit = Limits<T>::unit;
   const bool difference = form == Form::difference;
-  for (int64_t f = 0; f < d; ++f) center[f] = Wider<X, T>(center_[f]);
+  for (int64_t f = 0; f < d; ++f) center[f] = stead ? 0 : Wider<X, T>(center_[f]);
   Buffer<double> norms(k);
   double reach = radius;
 #pragma omp parallel for num_threads(threads) reduction(max : reach) schedule(static)
@@ -120,7 +130,7 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
       reach = v > reach ? v : reach;
     }
   }
-  if (!difference && reach > 0 && reach < 1e300) {
+  if (!difference && !stead && reach > 0 && reach < 1e300) {
     const int most = sizeof(Wider<X, T>) == sizeof(float) ? 126 : 1000;
     const int e = -__builtin_ilogb(reach) - 1;
     scale = __builtin_ldexp(1.0, e > most ? most : e < -most ? -most : e);
@@ -133,8 +143,9 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
       double v = (double(c[j * d + f]) - center[f]) * scale;
       sum += v * v;
     }
-    norms[j] = __builtin_sqrt(sum);
+    norms[j] = stead ? stead->lengths[j] : __builtin_sqrt(sum);
   }
+  const double grown = 1 + (stead ? stead->spread : 0);
   Buffer<int32_t> order(k);
   sort_by_norm(group_of, norms.data(), c, size_t(d) * sizeof(X), k, order.data());
   const double middle = norms[order[k / 2]];
@@ -148,7 +159,7 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
     const X* row = c + int64_t(j) * d;
     const int32_t group = group_of ? group_of[j] : 0;
     const bool new_group = !n_tiles || tiles[n_tiles - 1].group != group;
-    if (!new_group && __builtin_memcmp(row, c + int64_t(order[p - 1]) * d, size_t(d) * sizeof(X)) == 0) {
+    if (!new_group && !stead && __builtin_memcmp(row, c + int64_t(order[p - 1]) * d, size_t(d) * sizeof(X)) == 0) {
       has_copies = true;
       ++copies[block * kBlock + lane - 1];
       continue;
@@ -182,7 +193,7 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
     index[block * kBlock + lane] = j;
     copies[block * kBlock + lane] = 1;
     // Norms ascend, so the last one is the largest; rounded up over sqrt, sum and conversion.
-    tiles[n_tiles - 1].largest = T(norms[j] * (1 + 4 * unit + double(d + 8) * 0x1p-52) + Limits<T>::tiny);
+    tiles[n_tiles - 1].largest = T(norms[j] * grown * (1 + 4 * unit + double(d + 8) * 0x1p-52) + Limits<T>::tiny);
     ++lane;
     ++unique;
   }
@@ -193,8 +204,10 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
       pack_integers(c, tiles[t]);
     }
   }
+  for (int64_t t = 0; stead && t < n_tiles; ++t)
+    tiles[t].residual = T((double(tiles[t].residual) + stead->drift * double(tiles[t].largest)) * (1 + 4 * unit) + 1e-15);
   // D itself errs by (d / 8 + 8) units of float64.
-  const double exact = double(d / 8 + 8) * 0x1p-53;
+  const double exact = double((stead ? stead->features : d) / 8 + 8) * 0x1p-53;
   const double depth = form == Form::integer ? 8 : double(d < kChunk ? d : kChunk) + double(d / kChunk) + 1;
   by_product = kBoundFactor * (depth + 16) * unit * (1 + 0x1p-6);
   by_norm = 8 * unit + 2 * exact;
@@ -363,9 +376,9 @@ void pack_panel(const X* const* rows, const Packed<X, T>& p, T* room, T* panel, 
   interleave(converted, p.words, panel);
 }
 
-// Scores of one panel against R centroids of one block, product form.
+// Scores of one panel against R centroids of one block, product form. A call of its own, because inlined GCC may spill sums.
 template <class T, int R>
-inline void score_product(const T* panel, const T* c, const T* half, int64_t d, Vec<T> (&s)[R][2]) {
+GPUKM_APART void score_product(const T* panel, const T* c, const T* half, int64_t d, Vec<T> (&s)[R][2]) {
   constexpr int P = kPanel<T>;
   if (d <= 0) __builtin_unreachable();
   for (int64_t f0 = 0; f0 < d; f0 += kChunk) {
@@ -432,9 +445,9 @@ inline void score_difference(const T* panel, const T* c, const T* half, int64_t 
 }
 
 #if defined(GPUKM_INTEGERS)
-// Products of a panel of integers with R centroids; a call of its own, because inlined GCC may spill sums.
+// Products of a panel of integers with R centroids; a call of its own too.
 template <int R>
-__attribute__((noinline)) void products(const float* panel, const float* c, int64_t words, Vec<int32_t> (&out)[R][2]) {
+GPUKM_APART void products(const float* panel, const float* c, int64_t words, Vec<int32_t> (&out)[R][2]) {
   constexpr int P = kPanel<float>, L = kLanes<float>;
   const int32_t* x = reinterpret_cast<const int32_t*>(panel);
   if (words <= 0) __builtin_unreachable();
@@ -526,7 +539,7 @@ template <class X, class T>
 inline Vec<T> error_bound(const Packed<X, T>& p, const Tile<T>& tile, const Facts<T>& facts, int v) {
   Vec<T> norms = load(facts.norm + v * kLanes<T>), residuals = Vec<T>{};
   const double largest = double(tile.largest), reach = largest + double(tile.residual);
-  if (p.form == Form::integer) {
+  if (p.rough) {
     const Vec<T> residual = load(facts.residual + v * kLanes<T>);
     norms += residual;
     residuals = residual * splat(T(largest)) + norms * splat(tile.residual);
@@ -765,18 +778,19 @@ void flush(const X* x, const Prepared<X>& prepared, Lane<X, T>& lane, int32_t* l
   lane.counts.compared += c.compared;
 }
 
-// Labels rows [begin, end). Rows not certified wait in `pending`, which is worked off in full panels.
+// Labels rows [begin, end), or those that `which` names at [begin, end). Rows not certified wait in `pending`, which is
+// worked off in full panels.
 template <class X, class T, Form F>
 void screen_rows(const X* x, int64_t begin, int64_t end, const Prepared<X>& prepared, Lane<X, T>& lane,
-                 int32_t* labels, double* nearest, double* second) {
+                 int32_t* labels, double* nearest, double* second, const int64_t* which = nullptr) {
   constexpr int P = kPanel<T>;
   const Packed<X, T>& p = lane.p;
   const int64_t n_panels = (end - begin + P - 1) / P;
   for (int64_t i = 0; i < n_panels; ++i) {
     const X* rows[P];
     for (int64_t r = 0; r < P; ++r) {
-      const int64_t row = begin + i * P + r;
-      rows[r] = x + (row < end ? row : begin) * p.d;
+      const int64_t at = begin + i * P + r < end ? begin + i * P + r : begin;
+      rows[r] = x + (which ? which[at] : at) * p.d;
     }
     pack_panel<F>(rows, p, lane.room.data(), lane.panels.data() + i * P * p.words, lane.facts[i]);
     lane.states[i].clear();
@@ -788,7 +802,7 @@ void screen_rows(const X* x, int64_t begin, int64_t end, const Prepared<X>& prep
   for (int64_t i = 0; i < n_panels; ++i) {
     const State<T>& state = lane.states[i];
     for (int64_t r = 0; r < P && begin + i * P + r < end; ++r) {
-      const int64_t row = begin + i * P + r;
+      const int64_t at = begin + i * P + r, row = which ? which[at] : at;
       labels[row] = p.index[int64_t(state.place[r])];
       if (!second && state.upper[r] < state.rest[r]) continue;
       pending.row[pending.count] = row;
@@ -816,11 +830,11 @@ inline void with_form(Form form, Use use) {
 
 template <class X, class T>
 void screen(const X* x, int64_t begin, int64_t end, const Prepared<X>& prepared, Lane<X, T>& lane, int32_t* labels,
-            double* nearest, double* second) {
+            double* nearest, double* second, const int64_t* which = nullptr) {
   with_form<T>(lane.p.form, [&](auto is) {
     for (int64_t i = begin; i < end; i += lane.rows) {
       const int64_t stop = i + lane.rows < end ? i + lane.rows : end;
-      screen_rows<X, T, decltype(is)::form>(x, i, stop, prepared, lane, labels, nearest, second);
+      screen_rows<X, T, decltype(is)::form>(x, i, stop, prepared, lane, labels, nearest, second, which);
     }
   });
 }

@@ -562,8 +562,8 @@ Counts track_all(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p,
 }
 
 template <class X>
-void* track_start(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of, Boxes boxes) {
-  return new Tracker<X>(n, d, k, groups, group_of, boxes);
+void* track_start(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of, When boxes, When heads) {
+  return new Tracker<X>(n, d, k, groups, group_of, boxes, heads);
 }
 
 template <class X>
@@ -594,10 +594,10 @@ Counts track_bounds(const X* x, const X* centroids, Frame frame, Tracker<X>& tra
 template <class X>
 void think_of_boxes(Tracker<X>& tracker, const X* x, const X* centroids, const int32_t* labels, bool integers,
                     int threads) {
-  if (tracker.boxes == Boxes::never || !tracker.moving) return;
+  if (tracker.boxes == When::never || !tracker.moving) return;
   const bool able = tracker.d <= kTreeFeatures && tracker.n < INT32_MAX;
-  const bool always = tracker.boxes == Boxes::always;
-  tracker.boxes = Boxes::never;
+  const bool always = tracker.boxes == When::always;
+  tracker.boxes = When::never;
   if (!able || !(always || tracker.n >= kTreeRows)) return;
   const double plain = double(tracker.k) * Costs(tracker.d, tracker.groups, integers).score;
   if (!always && !tree_pays(x, tracker.n, tracker.d, centroids, tracker.k, plain, threads)) return;
@@ -621,9 +621,22 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
     *progress = {work.scored, tracker.n * tracker.k, 0, Plan::boxes};
     return counts;
   }
-  if (tracker.groups > 0 && tracker.rung <= kWideRung) {
+  const Costs costs(tracker.d, tracker.groups, integers);
+  const double all = double(tracker.k) * costs.score;
+  if (tracker.head && !tracker.head->fits(frame)) {
+    delete tracker.head;
+    tracker.head = nullptr;
+  }
+  const bool tracked = tracker.groups > 0 && tracker.rung <= kWideRung;
+  const bool forced = tracker.heads == When::always;
+  if (tracked && !(tracker.head && forced)) {
     Moves moves(tracker);
     plan = plan_call(tracker, x, centroids, labels, integers, moves, threads);
+    if (tracker.moving && tracker.heads == When::paying) {
+      tracker.heads = When::never;
+      tracker.head = think_of_heads(x, tracker.n, tracker.d, centroids, tracker.k, frame, labels, costs, moves.cost, false, threads);
+      if (tracker.head) plan = Plan::plain;
+    }
     if (plan == Plan::follow && !extend_paths(tracker, moves)) plan = Plan::plain;
     if (plan != Plan::follow) {
       tracker.started = false;
@@ -632,8 +645,15 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
     if (plan != Plan::plain) counts = track_bounds(x, centroids, frame, tracker, moves, labels, threads);
     tracker.movers = moves.movers;
   }
+  if (forced && !tracker.head && tracker.moving)
+    tracker.head = think_of_heads(x, tracker.n, tracker.d, centroids, tracker.k, frame, labels, costs, all, true, threads);
   tracker.pairs = tracker.n * (tracker.groups > 0 ? tracker.groups : 1);
-  if (plan == Plan::plain) {
+  if (tracker.head && (forced || (plan == Plan::plain && tracker.head->cost < all))) {
+    plan = Plan::heads;
+    tracker.started = false;
+    tracker.pairs = tracker.n * tracker.k;
+    counts = assign_heads(x, centroids, tracker.k, frame, *tracker.head, costs, labels, &tracker.scored, threads);
+  } else if (plan == Plan::plain) {
     Prepared<X> plain(centroids, tracker.k, tracker.d, frame, threads);
     counts = assign_rows(x, tracker.n, plain, labels, nullptr, nullptr, threads);
     tracker.scored = tracker.pairs;
