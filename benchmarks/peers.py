@@ -186,6 +186,17 @@ def gpukm_seeded(problem: Problem, threads: int) -> FitFunction:
     return fit
 
 
+def gpukm_plain(problem: Problem, threads: int) -> FitFunction:
+    """All rows labelled anew in every iteration, as if there were nothing to remember: what overhead.py compares."""
+    from gpukm.backends.cpu import CpuBackend
+
+    def no_tracker(*_: object) -> None:
+        return None
+
+    CpuBackend.tracker = no_tracker  # type: ignore[method-assign]
+    return gpukm(problem, threads)
+
+
 def gpukm_mini_batch(problem: Problem, threads: int) -> FitFunction:
     """MiniBatchKMeans of gpukm; iterations i ask for an inertia that more would lower by 10% / i. Threads by OMP."""
     from gpukm import MiniBatchKMeans
@@ -251,6 +262,7 @@ CONTENDERS = {
         superkmeans_hierarchical, "superkmeans", "superkmeans", converges=False, lloyd=False
     ),
     "gpukm-seeded": Contender(gpukm_seeded, "gpukm", "gpukm", converges=True, lloyd=False),
+    "gpukm-plain": Contender(gpukm_plain, "gpukm", "gpukm", converges=True, lloyd=True),
     "gpukm-mini-batch": Contender(gpukm_mini_batch, "gpukm", "gpukm", converges=False, lloyd=False),
     "mini-batch": Contender(mini_batch, "sklearn", "scikit-learn", converges=False, lloyd=False),
 }

@@ -427,18 +427,19 @@ struct TreeCosts {
 template <class X>
 bool tree_pays(const X* x, int64_t n, int64_t d, const X* centroids, int64_t k, double plain, int threads) {
   constexpr int64_t few = kLeafRows / kProbeRows;
+  // Where sorting alone would take too long nothing needs to be asked.
+  const TreeCosts costs(d, RowTree<X>::depth(n, kLeafRows));
+  if (costs.build / kTreeRepaid >= 0.8 * plain) return false;
   TreeWork work;
-  int levels = 0;
   int64_t taken = 0;
   with_features(d, [&](auto features) {
     constexpr int D = decltype(features)::value;
     RowTree<X>* tree = grow_tree<X, D>(x, n, k, kProbeRows, few, threads);
     work = walk_tree<true, D>(*tree, centroids, static_cast<const float*>(nullptr), k, static_cast<int32_t*>(nullptr),
                               double(few + 1) / double(few - 1), threads);
-    levels = tree->levels, taken = tree->n;
+    taken = tree->n;
     delete tree;
   });
-  const TreeCosts costs(d, levels);
   const double once = double(work.tests) / double(n) * costs.test + double(work.scored) / double(taken) * costs.score;
   return once + costs.build / kTreeRepaid < 0.8 * plain;
 }
