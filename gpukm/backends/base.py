@@ -130,8 +130,16 @@ class Backend(ABC):
         """Memory of the tracker of rows that are not resident."""
         return 0
 
-    def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
-        """As :meth:`assign`, with a tracker; ``labels`` holds the result of the call before and is overwritten."""
+    def track(
+        self,
+        tracker: Any,
+        x: np.ndarray,
+        centroids: np.ndarray,
+        frame: Frame,
+        labels: np.ndarray,
+        before: np.ndarray | None = None,
+    ) -> int:
+        """As :meth:`assign`, with a tracker; ``before``, or else ``labels``, holds the result of the call before."""
         raise NotImplementedError(f"backend {self.name} makes no trackers")
 
     def effort(self, tracker: Any) -> Effort:

@@ -99,9 +99,18 @@ class CpuBackend(Backend):
             centers[present] = sums / np.diff(np.append(starts, len(c)))[:, None]
         return label
 
-    def track(self, tracker: Any, x: np.ndarray, centroids: np.ndarray, frame: Frame, labels: np.ndarray) -> int:
-        center = np.ascontiguousarray(frame.center, np.float64)
-        return int(tracker.assign(x, np.ascontiguousarray(centroids), center, frame.radius, labels, self._threads))
+    def track(
+        self,
+        tracker: Any,
+        x: np.ndarray,
+        centroids: np.ndarray,
+        frame: Frame,
+        labels: np.ndarray,
+        before: np.ndarray | None = None,
+    ) -> int:
+        center, known = np.ascontiguousarray(frame.center, np.float64), labels if before is None else before
+        c = np.ascontiguousarray(centroids)
+        return int(tracker.assign(x, c, center, frame.radius, known, labels, self._threads))
 
     def effort(self, tracker: Any) -> Effort:
         return Effort(frozenset([_PLANS[tracker.plan]]), tracker.scored, tracker.pairs, tracker.movers)

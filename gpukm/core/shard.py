@@ -349,9 +349,7 @@ class Shard:
                 yield block, before, before, 0
                 continue
             labels = np.zeros(len(block.x), np.int32) if kept.spare is None else kept.spare
-            if before is not None:
-                np.copyto(labels, before)
-            n = self.backend.track(kept.tracker, block.x, centroids, frame, labels)
+            n = self.backend.track(kept.tracker, block.x, centroids, frame, labels, before)
             kept.labels, kept.spare = labels, before
             yield block, labels, before, n
 
@@ -385,9 +383,7 @@ class Shard:
         labels = np.zeros(len(block.x), np.int32) if self._spare is None else self._spare
         if self._tracker is None:
             return labels, self.backend.assign(block.x, self.backend.prepare(centroids, frame), labels)
-        if self._labels is not None:
-            np.copyto(labels, self._labels)
-        return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels)
+        return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels, self._labels)
 
     def row_weights(self) -> Iterator[tuple[slice, np.ndarray | None]]:
         """Ranges of kept rows in order with their weights (n,) or None; rows that are streamed are not read again."""

@@ -25,8 +25,6 @@ from gpukm.sources.array import ArraySource
 #: Clusters from which rows are cut into cells, and from which cells tell each other what they chose.
 _CELL_CLUSTERS = 400
 _TELLING_CLUSTERS = 4096
-_CELLS = 32
-_NEIGHBOURS = 16
 #: Rows of the sample from which the cells are made, for each of them, and iterations of Lloyd that they get.
 _ROWS_A_CELL = 64
 _CELL_ITERATIONS = 3
@@ -43,7 +41,7 @@ class Shape:
     rows : int
         Rows of the sample.
     cells, neighbours : int
-        Cells they are cut into, and how many cells nearby learn of a cell's choices.
+        Cells they are cut into, and how many others, the nearest, learn of a choice.
     trials : int
         Candidates a step.
     """
@@ -60,8 +58,7 @@ class Shape:
             rows = min(n_samples, 50 * k, max(25 * k, n_samples // 40))
             return cls(rows, 1, 0, min(24, max(12, n_samples // (40 * rows) * 8)))
         rows = min(n_samples, 20 * k, max(10 * k, n_samples // 5))
-        telling = k >= _TELLING_CLUSTERS
-        return cls(rows, _CELLS, _NEIGHBOURS if telling else 0, 12 if telling else 8)
+        return cls(rows, 48, 3, 16) if k >= _TELLING_CLUSTERS else cls(rows, 32, 0, 8)
 
 
 def two_level(problem: Problem, k: int, seed: int) -> np.ndarray:
@@ -86,9 +83,7 @@ def two_level(problem: Problem, k: int, seed: int) -> np.ndarray:
     present, counts = np.unique(label, return_counts=True)
     starts = np.concatenate([[0], np.cumsum(counts)])
     cells = Cells(x[order], None if weight is None else weight[order], starts, problem.frame.radius)
-    distances = backend.cross_distances(centers[present], centers[present])
-    nearby = np.argsort(distances, axis=1, kind="stable")[:, 1 : 1 + shape.neighbours]
-    return _spread(backend, cells, k, shape.trials, seed, nearby)
+    return _spread(backend, cells, k, shape.trials, seed, centers[present], shape.neighbours)
 
 
 def stratified(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -143,7 +138,13 @@ def _cell_centers(problem: Problem, x: np.ndarray, weight: np.ndarray | None, sh
 
 
 def _spread(
-    backend: Backend, cells: Cells, k: int, trials: int, seed: int, nearby: np.ndarray | None = None
+    backend: Backend,
+    cells: Cells,
+    k: int,
+    trials: int,
+    seed: int,
+    centers: np.ndarray | None = None,
+    neighbours: int = 0,
 ) -> np.ndarray:
     """Choose k rows, at least one in each cell; where all rows coincide with a centre the first is repeated."""
     n_cells = len(cells.starts) - 1
@@ -168,8 +169,8 @@ def _spread(
         found = backend.seed_cells(cells, nearest, silence, steps, draws, exponent)
         found = found[found >= 0]
         chosen = np.concatenate([chosen, found])
-        if nearby is not None and nearby.shape[1] and len(chosen) < k:
-            news = _arrivals(cells, found, nearby)
+        if centers is not None and neighbours and len(chosen) < k:
+            news = _arrivals(backend, cells, found, centers, neighbours)
             backend.seed_cells(cells, nearest, news, nobody, nothing, exponent)
         rounds, draw = rounds + 1, draw + n * trials
     return cells.x[chosen]
@@ -205,9 +206,12 @@ def _shares(nearest: np.ndarray, weight: np.ndarray | None, exponent: int) -> tu
         exponent = better
 
 
-def _arrivals(cells: Cells, found: np.ndarray, nearby: np.ndarray) -> Lists:
-    """For each cell what cells nearby chose."""
+def _arrivals(backend: Backend, cells: Cells, found: np.ndarray, centers: np.ndarray, neighbours: int) -> Lists:
+    """For each cell the choices of others that it is near to: each is told to so many cells."""
     home = np.searchsorted(cells.starts, found, side="right") - 1
-    by_cell = [found[home == g] for g in range(len(nearby))]
-    lists = [np.concatenate([by_cell[h] for h in row]) for row in nearby]
-    return Lists(np.concatenate([[0], np.cumsum([len(part) for part in lists])]), np.concatenate(lists))
+    distances = backend.cross_distances(cells.x[found], centers)
+    distances[np.arange(len(found)), home] = np.inf
+    told = np.argsort(distances, axis=1, kind="stable")[:, : min(neighbours, len(centers) - 1)]
+    order = np.argsort(told, axis=None, kind="stable")
+    ends = np.searchsorted(told.ravel()[order], np.arange(len(centers) + 1))
+    return Lists(ends.astype(np.int64), found[order // told.shape[1]] if told.size else found[:0])

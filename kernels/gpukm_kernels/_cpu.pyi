@@ -15,7 +15,14 @@ class TrackerF32:
     plan: int
     def __init__(self, n: int, d: int, groups: int, group_of: np.ndarray, boxes: int, heads: int) -> None: ...
     def assign(
-        self, x: np.ndarray, centroids: np.ndarray, center: np.ndarray, radius: float, labels: np.ndarray, threads: int
+        self,
+        x: np.ndarray,
+        centroids: np.ndarray,
+        center: np.ndarray,
+        radius: float,
+        before: np.ndarray,
+        labels: np.ndarray,
+        threads: int,
     ) -> int: ...
 
 class TrackerF64(TrackerF32): ...

@@ -80,7 +80,7 @@ def test_a_group_of_two_tiles_is_judged_by_both():
     c = np.concatenate([[own, near, far], others])
     backend = CpuBackend(1)
     assert backend.cross_distances(x[:1], c).argmin() == 2
-    tracker = backend._cpu.TrackerF32(len(x), d, 2, np.array([0, 1, 1] + [0] * 60, np.int32), 2)
+    tracker = backend._cpu.TrackerF32(len(x), d, 2, np.array([0, 1, 1] + [0] * 60, np.int32), 2, 2)
     labels = np.zeros(len(x), np.int32)
     backend.track(tracker, x, c, Frame(np.zeros(d), 1.0), labels)
     assert backend.effort(tracker).plans == {"fill"}

@@ -91,7 +91,7 @@ void track(const Ops<float>& ops) {
   void* tracker = ops.track_start(data.n, data.d, data.k, 10, group_of.data(), When::never, When::never);
   const auto call = [&](Plan expected, bool movers) {
     Progress progress;
-    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
+    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), data.labels.data(), &progress, 1);
     demand(progress.plan == expected && (progress.movers > 0) == movers, "tracking took another way than it is counted for");
   };
   call(Plan::plain, false);
@@ -111,7 +111,7 @@ void boxes(const Ops<float>& ops) {
   void* tracker = ops.track_start(data.n, data.d, data.k, 0, group_of.data(), When::always, When::never);
   const auto call = [&](Plan expected) {
     Progress progress;
-    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
+    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), data.labels.data(), &progress, 1);
     demand(progress.plan == expected, "tracking took another way than it is counted for");
   };
   call(Plan::plain);
@@ -129,7 +129,7 @@ void heads(const Ops<float>& ops) {
   void* tracker = ops.track_start(data.n, data.d, data.k, 0, group_of.data(), When::never, When::always);
   const auto call = [&](Plan expected) {
     Progress progress;
-    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), &progress, 1);
+    ops.track(data.x.data(), data.c.data(), data.frame(), tracker, data.labels.data(), data.labels.data(), &progress, 1);
     demand(progress.plan == expected, "tracking took another way than it is counted for");
   };
   call(Plan::plain);

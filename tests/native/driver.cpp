@@ -352,13 +352,14 @@ void check_track(const std::string& name, const Case& a, const Data<X>& data, co
                  const std::vector<std::vector<X>>& path, const std::vector<Truth>& truths, When boxes, When heads,
                  int threads) {
   void* tracker = ops.track_start(a.n, a.d, a.k, a.groups, data.group_of.data(), boxes, heads);
-  std::vector<int32_t> labels(size_t(a.n), 0);
+  std::vector<int32_t> labels(size_t(a.n), 0), before(size_t(a.n), 0);
   for (size_t step = 0; step < path.size(); ++step) {
     Progress progress;
-    ops.track(data.x.data(), path[step].data(), data.frame, tracker, labels.data(), &progress, threads);
+    ops.track(data.x.data(), path[step].data(), data.frame, tracker, before.data(), labels.data(), &progress, threads);
     expect(name + ": tracked labels, step " + std::to_string(step), labels, truths[step].labels);
     expect_true(name + ": pairs", progress.scored >= 0 && progress.scored <= progress.pairs);
     pairs_skipped += progress.pairs - progress.scored;
+    labels.swap(before);
   }
   ops.track_stop(tracker);
 }

@@ -83,6 +83,23 @@ def test_rows_in_the_middle_of_two_centroids(d: int) -> None:
     assert tracker.plan == HEADS and len(np.unique(labels)) == 2
 
 
+def test_a_centroid_so_far_out_that_its_norm_overflows() -> None:
+    from gpukm.backends.base import Frame
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(0)
+    x, c = rng.normal(size=(500, 64)).astype(np.float32), rng.normal(size=(20, 64)).astype(np.float32)
+    x[7], c[3] = 0, 0
+    x[7, 0], c[3, 0] = 1.44e20, 2.16e20
+    backend, labels = CpuBackend(1), np.zeros(len(x), np.int32)
+    tracker = backend.follow(x, c, 0, "never", "always")
+    for far in (2.16e20, 2.16e20, 0.0, 2.16e20):
+        c[3, 0] = far
+        backend.track(tracker, x, c, Frame(np.zeros(64), 4.0), labels)
+        np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
+        assert (tracker.plan == HEADS) == (far == 0)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [20, 64, 300])
 def test_a_fit_by_heads_has_the_bits_of_one_without(d: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,9 +84,9 @@ struct Ops {
   void* (*track_start)(int64_t n, int64_t d, int64_t k, int64_t groups, const int32_t* group_of, When boxes,
                        When heads);
   void (*track_stop)(void* tracker);
-  // As assign, skipping what the state rules out; `labels` holds the result of the call before.
-  Counts (*track)(const X* x, const X* centroids, Frame frame, void* tracker, int32_t* labels, Progress* progress,
-                  int threads);
+  // As assign, skipping what the state rules out; `before` holds the result of the call before, and may be `labels`.
+  Counts (*track)(const X* x, const X* centroids, Frame frame, void* tracker, const int32_t* before, int32_t* labels,
+                  Progress* progress, int threads);
   // out[i] = D(x_i, c_labels[i]).
   void (*distances)(const X* x, int64_t n, int64_t d, const X* c, const int32_t* labels, double* out, int threads);
   // sum_i fl64(w_i D(x_i, c_labels[i])) = sum_b bins[b] 2^(32 b - 1126), exactly; w may be null, and so may labels,

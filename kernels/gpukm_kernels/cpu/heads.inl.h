@@ -11,6 +11,7 @@ constexpr int64_t kHeadFeatures = 64;  // with fewer there is little to leave ou
 constexpr int64_t kMostHead = 256;
 constexpr int64_t kHeadRows = 1 << 13;
 constexpr int64_t kHits = 64;  // centroids of a row to compare, at most
+constexpr float kFarthestHead = 0x1p60f;  // centroids farther out, against most rows, have norms that overflow
 
 // Directions: h of d features, nearly orthonormal.
 struct Directions {
@@ -422,11 +423,16 @@ inline double heads_cost(const Costs& costs, int64_t d, int64_t h, int64_t k, do
          left * (costs.open + double(k) * costs.score);
 }
 
-// Labels rows by their heads; `labels` holds those of the call before.
+// Labels rows by their heads; `labels` holds those of the call before. False where centroids are too far out for it.
 template <class X>
-Counts assign_heads(const X* x, const X* centroids, int64_t k, Frame frame, Heads<X>& heads, const Costs& costs,
-                    int32_t* labels, int64_t* scored, int threads) {
+bool assign_heads(const X* x, const X* centroids, int64_t k, Frame frame, Heads<X>& heads, const Costs& costs,
+                  int32_t* labels, Counts* counts, int64_t* scored, int threads) {
   const Packed<float, float>* p = heads.pack(centroids, k, threads);
+  // Tiles ascend by norm.
+  if (!(p->tiles[p->n_tiles - 1].largest < kFarthestHead)) {
+    delete p;
+    return false;
+  }
   const HeadRows<X> rows = {x, centroids, heads, *p, labels};
   Prepared<X>* plain = nullptr;
   Counts total;
@@ -466,7 +472,8 @@ Counts assign_heads(const X* x, const X* centroids, int64_t k, Frame frame, Head
   const double n = double(heads.n);
   heads.cost = heads_cost(costs, heads.d, heads.directions->h, k, double(compared) / n, double(left) / n);
   *scored = compared + left * k;
-  return total;
+  *counts = total;
+  return true;
 }
 
 // How many directions would do best for some rows in this call, and what they would cost a row.

@@ -85,12 +85,13 @@ struct Tracker {
   ~Tracker() { ops<X>().track_stop(state); }
   Tracker(const Tracker&) = delete;
 
-  int64_t assign(In<X> x, In<X> centroids, In<double> center, double radius, Out<int32_t> labels, int threads) {
+  int64_t assign(In<X> x, In<X> centroids, In<double> center, double radius, In<int32_t> before, Out<int32_t> labels,
+                 int threads) {
     if (int64_t(x.shape(0)) != n || int64_t(x.shape(1)) != d || int64_t(centroids.shape(0)) != k)
       throw std::invalid_argument("a tracker follows the rows and the number of centroids it was made for");
     nb::gil_scoped_release release;
     return ops<X>()
-        .track(x.data(), centroids.data(), Frame{center.data(), radius}, state, labels.data(), &progress,
+        .track(x.data(), centroids.data(), Frame{center.data(), radius}, state, before.data(), labels.data(), &progress,
                team(threads, values(x) * double(k)))
         .rechecked;
   }

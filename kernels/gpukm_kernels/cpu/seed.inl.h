@@ -31,7 +31,7 @@ class SeedCell {
  public:
   SeedCell(int64_t rows, int64_t d, int64_t trials, int64_t slices)
       : d_(d), trials_(trials), slices_(slices), packed_((rows + kSeedRows<X>)*d), limit_(rows + kSeedRows<X>),
-        share_(rows), prefix_(rows), gained_(trials * rows), improved_(trials * rows), counts_(slices * trials), gains_(slices * trials),
+        share_(rows), sums_(rows / kSeedRows<X> + 1), prefix_(rows / kSeedRows<X> + 1), gained_(trials * rows), improved_(trials * rows), counts_(slices * trials), gains_(slices * trials),
         rows_(trials + kSeedBlock), points_(trials + kSeedBlock) {}
 
   // Screening in X: a difference, a square and at most d additions, each rounded once; (D itself errs far less.)
@@ -42,12 +42,14 @@ class SeedCell {
     const double relative = 2 * double(d_ + 16) * unit;
     trusted_ = trusted && relative < 0.25;
     grow_ = 1 + 2 * relative, add_ = 2 * double(d_ + 16) * tiny;
-    for (int64_t p = 0; p < panels(); ++p)
-      for (int64_t f = 0; f < d_; ++f)
-        for (int64_t l = 0; l < kSeedRows<X>; ++l) {
-          const int64_t i = p * kSeedRows<X> + l;
-          packed_[(p * d_ + f) * kSeedRows<X> + l] = i < n ? x[i * d_ + f] : X(0);
-        }
+    const X* rows[kSeedRows<X>];
+    for (int64_t p = 0; p < panels(); ++p) {
+      for (int64_t l = 0; l < kSeedRows<X>; ++l) {
+        const int64_t i = p * kSeedRows<X> + l;
+        rows[l] = x + (i < n ? i : 0) * d_;
+      }
+      interleave(rows, d_, packed_.data() + p * d_ * kSeedRows<X>);
+    }
     for (int64_t i = 0; i < n; ++i) limit_[i] = limit(nearest[i]);
     // Rows that are not there are never nearer.
     for (int64_t i = n; i < panels() * kSeedRows<X>; ++i) limit_[i] = X(-1);
@@ -71,7 +73,11 @@ class SeedCell {
   // Shares out the potential, and returns it.
   int64_t settle() {
     total_ = 0;
-    for (int64_t i = 0; i < n_; ++i) total_ += share_[i] = share(i, nearest_[i]);
+    for (int64_t p = 0; p < panels(); ++p) {
+      sums_[p] = 0;
+      for (int64_t i = p * kSeedRows<X>; i < n_ && i < (p + 1) * kSeedRows<X>; ++i) sums_[p] += share_[i] = share(i, nearest_[i]);
+      total_ += sums_[p];
+    }
     return total_;
   }
 
@@ -80,7 +86,7 @@ class SeedCell {
   // A step: draw candidates, each a row in proportion to its share; score them, slice by slice; keep the one that leaves
   // the least potential, the first of equals; note what it changes, slice by slice.
   void draw(const uint64_t* draws) {
-    for (int64_t i = 0, sum = 0; i < n_; ++i) prefix_[i] = sum += share_[i];
+    for (int64_t p = 0, sum = 0; p < panels(); ++p) prefix_[p] = sum += sums_[p];
     for (int64_t t = 0; t < trials_ + kSeedBlock; ++t) {
       rows_[t] = t < trials_ ? drawn(draws[t]) : rows_[0];
       points_[t] = x_ + rows_[t] * d_;
@@ -113,7 +119,9 @@ class SeedCell {
     for (int64_t k = start; k < start + counts_[slice * trials_ + t]; ++k) {
       const int64_t i = improved_[k];
       nearest_[i] = gained_[k];
+      const int64_t before = share_[i];
       share_[i] = share(i, nearest_[i]);
+      sums_[i / kSeedRows<X>] -= before - share_[i];
       limit_[i] = limit(nearest_[i]);
     }
   }
@@ -133,7 +141,10 @@ class SeedCell {
 
   int64_t drawn(uint64_t bits) const {
     const int64_t target = int64_t((unsigned __int128)(bits)*uint64_t(total_) >> 64);
-    return first_above(prefix_.data(), n_, target);
+    const int64_t panel = first_above(prefix_.data(), panels(), target);
+    int64_t i = panel * kSeedRows<X>;
+    for (int64_t sum = prefix_[panel] - sums_[panel] + share_[i]; sum <= target && i + 1 < n_; sum += share_[i]) ++i;
+    return i;
   }
 
   int64_t gain(int64_t t) const {
@@ -154,12 +165,19 @@ class SeedCell {
     const Vec<X> limits[2] = {load(limit_.data() + start), load(limit_.data() + start + V)};
     Vec<X> sums[kSeedBlock][2];
     seed_scores(packed_.data() + start * d_, d_, points, sums);
-    for (int64_t j = 0; j < kSeedBlock && j < count; ++j)
-      for (int64_t h = 0; h < 2; ++h)
-        for (Mask m = not_greater(sums[j][h], limits[h]); m; m &= m - 1) {
-          const int64_t i = start + h * V + __builtin_ctz(m);
-          if (i < n_) visit(i, j);
-        }
+    // Few are nearer: their bits are looked through together, since each look that finds one is a branch mispredicted.
+    constexpr int64_t group = 64 / P < kSeedBlock ? 64 / P : kSeedBlock;
+    for (int64_t first = 0; first < kSeedBlock; first += group) {
+      uint64_t bits = 0;
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < group; ++j)
+#pragma GCC unroll 2
+        for (int64_t h = 0; h < 2; ++h) bits |= uint64_t(not_greater(sums[first + j][h], limits[h])) << (j * P + h * V);
+      for (; bits; bits &= bits - 1) {
+        const int64_t bit = __builtin_ctzll(bits), i = start + bit % P, j = first + bit / P;
+        if (i < n_ && j < count) visit(i, j);
+      }
+    }
   }
 
   int64_t d_, trials_, slices_, n_ = 0, total_ = 0;
@@ -168,7 +186,7 @@ class SeedCell {
   double *nearest_ = nullptr, scale_ = 0, grow_ = 1, add_ = 0;
   bool trusted_ = false;
   Buffer<X> packed_, limit_;
-  Buffer<int64_t> share_, prefix_;
+  Buffer<int64_t> share_, sums_, prefix_;  // of a row, of a panel, and of the panels up to one
   Buffer<double> gained_;
   Buffer<int64_t> improved_, counts_, gains_, rows_;
   Buffer<const X*> points_;

@@ -605,12 +605,16 @@ void think_of_boxes(Tracker<X>& tracker, const X* x, const X* centroids, const i
   tracker.tree = make_tree(x, tracker.n, tracker.d, tracker.k, labels, threads);
 }
 
-// Labels rows as assign() does; `labels` holds those of the previous call.
+// Labels rows as assign() does; `before` holds the labels of the previous call.
 template <class X>
-Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_t* labels, Progress* progress,
-             int threads) {
+Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, const int32_t* before, int32_t* labels,
+             Progress* progress, int threads) {
   Tracker<X>& tracker = *static_cast<Tracker<X>*>(tracker_);
   FloatMode mode;
+  if (before != labels) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < tracker.n; ++i) labels[i] = before[i];
+  }
   Counts counts;
   Plan plan = Plan::plain;
   const bool integers = Prepared<X>::first_rung(tracker.d, tracker.k, frame.radius, tracker.rung) == kIntegerRung;
@@ -648,11 +652,11 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, int32_
   if (forced && !tracker.head && tracker.moving)
     tracker.head = think_of_heads(x, tracker.n, tracker.d, centroids, tracker.k, frame, labels, costs, all, true, threads);
   tracker.pairs = tracker.n * (tracker.groups > 0 ? tracker.groups : 1);
-  if (tracker.head && (forced || (plan == Plan::plain && tracker.head->cost < all))) {
+  if (tracker.head && (forced || (plan == Plan::plain && tracker.head->cost < all)) &&
+      assign_heads(x, centroids, tracker.k, frame, *tracker.head, costs, labels, &counts, &tracker.scored, threads)) {
     plan = Plan::heads;
     tracker.started = false;
     tracker.pairs = tracker.n * tracker.k;
-    counts = assign_heads(x, centroids, tracker.k, frame, *tracker.head, costs, labels, &tracker.scored, threads);
   } else if (plan == Plan::plain) {
     Prepared<X> plain(centroids, tracker.k, tracker.d, frame, threads);
     counts = assign_rows(x, tracker.n, plain, labels, nullptr, nullptr, threads);

@@ -66,9 +66,8 @@ template <class X, int D>
 struct TreeBuilder {
   using I = Item<X, D>;
   RowTree<X>& tree;
-  I *items, *spare;
 
-  // Rows at or below t first; returns how many.
+  // Rows at or below t first; returns how many. What is above passes through other memory.
   static int64_t partition(I* p, I* above, int64_t n, int f, X t) {
     int64_t l = 0, r = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -83,8 +82,41 @@ struct TreeBuilder {
     return l;
   }
 
+  // The same by all threads, while there are fewer nodes than threads; rows arrive in `to`.
+  static int64_t partition_shared(const I* p, I* to, int64_t n, int f, X t) {
+    const int64_t parts = (n + kTaskRows - 1) / kTaskRows;
+    Buffer<int64_t> below(parts);
+    int64_t* counts = below.data();
+#pragma omp taskloop grainsize(1) firstprivate(counts)
+    for (int64_t c = 0; c < parts; ++c) {
+      const int64_t stop = (c + 1) * kTaskRows < n ? (c + 1) * kTaskRows : n;
+      int64_t l = 0;
+      for (int64_t i = c * kTaskRows; i < stop; ++i) l += !(p[i].v[f] > t);
+      counts[c] = l;
+    }
+    int64_t total = 0;
+    for (int64_t c = 0; c < parts; ++c) {
+      const int64_t l = counts[c];
+      counts[c] = total;
+      total += l;
+    }
+#pragma omp taskloop grainsize(1) firstprivate(counts)
+    for (int64_t c = 0; c < parts; ++c) {
+      const int64_t stop = (c + 1) * kTaskRows < n ? (c + 1) * kTaskRows : n;
+      I *l = to + counts[c], *r = to + total + c * kTaskRows - counts[c];
+      for (int64_t i = c * kTaskRows; i < stop; ++i) {
+        const I item = p[i];
+        const bool up = item.v[f] > t;
+        *(up ? r : l) = item;
+        l += !up;
+        r += up;
+      }
+    }
+    return total;
+  }
+
   // Where to cut: along the feature that a sample spreads most in, near its median.
-  int64_t cut(I* p, I* above, int64_t n) {
+  int64_t cut(I* p, I* other, int64_t n, bool shared) {
     if (n < 2) return 0;
     const int64_t m = n < 256 ? (n < 31 ? n : 31) : n < (1 << 16) ? 63 : kMostKeys;
     int f = 0;
@@ -105,13 +137,14 @@ struct TreeBuilder {
       for (; i > 0 && keys[i - 1] > v; --i) keys[i] = keys[i - 1];
       keys[i] = v;
     }
-    const int64_t split = partition(p, above, n, f, keys[(m - 1) / 2]);
+    const X t = keys[(m - 1) / 2];
+    const int64_t split = shared ? partition_shared(p, other, n, f, t) : partition(p, other, n, f, t);
     // Many equal values would leave one side next to nothing; any cut is a right one, if not a good one.
     const int64_t least = (n + 3) / 4;
     return split < least ? least : split > n - least ? n - least : split;
   }
 
-  void leaf(int64_t node, int64_t a, int64_t b) {
+  void leaf(int64_t node, const I* items, int64_t a, int64_t b) {
     const int64_t m = b - a;
     X *low = tree.low.data() + node * D, *high = tree.high.data() + node * D, *out = tree.rows.data() + a * D;
     for (int f = 0; f < D; ++f) {
@@ -127,13 +160,16 @@ struct TreeBuilder {
     for (int64_t i = 0; i < m; ++i) tree.at[a + i] = items[a + i].at;
   }
 
-  void build(int64_t node, int level, int64_t a, int64_t b) {
+  // Rows [a, b) are in `items`; `other` is as large.
+  void build(int64_t node, int level, I* items, I* other, int64_t a, int64_t b) {
     tree.first[node] = a;
-    if (level == tree.levels) return leaf(node, a, b);
-    const int64_t m = a + cut(items + a, spare + a, b - a);
+    if (level == tree.levels) return leaf(node, items, a, b);
+    const bool shared = (int64_t(1) << level) < team_size() && b - a > 4 * kTaskRows;
+    const int64_t m = a + cut(items + a, other + a, b - a, shared);
+    I *in = shared ? other : items, *out = shared ? items : other;
 #pragma omp task if (m - a > kTaskRows)
-    build(2 * node, level + 1, a, m);
-    build(2 * node + 1, level + 1, m, b);
+    build(2 * node, level + 1, in, out, a, m);
+    build(2 * node + 1, level + 1, in, out, m, b);
 #pragma omp taskwait
     const X *l = tree.low.data() + 2 * node * D, *h = tree.high.data() + 2 * node * D;
     for (int f = 0; f < D; ++f) {
@@ -158,7 +194,7 @@ RowTree<X>* grow_tree(const X* x, int64_t n, int64_t k, int64_t stride, int64_t 
       items[i].at = int32_t(i * stride);
     }
 #pragma omp single
-    TreeBuilder<X, D>{*tree, items.data(), spare.data()}.build(1, 0, 0, taken);
+    TreeBuilder<X, D>{*tree}.build(1, 0, items.data(), spare.data(), 0, taken);
   }
   return tree;
 }
