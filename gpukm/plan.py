@@ -145,7 +145,8 @@ def plan(
     centroid_bytes = k * width * (4 * dtype.itemsize + 64)
     data_bytes = None if n_rows is None or n_features is None else n_rows * row_bytes
     follow_row_bytes = bounds_bytes(row_bytes, k)
-    state_bytes = max(follow_row_bytes + heads_bytes(width), boxes_bytes(row_bytes, width))
+    head_bytes = heads_bytes(width) if follow_row_bytes else 0
+    state_bytes = max(follow_row_bytes + head_bytes, boxes_bytes(row_bytes, width))
     held_bytes = row_bytes + _ROW_STATE_BYTES + state_bytes
     minibatch = settings.algorithm == "minibatch"
     # Mini-batches copy up to half of the rows, and keep a number a row for their order.

@@ -275,7 +275,7 @@ def bounds_bytes(row_bytes: int, n_clusters: int) -> int:
 
 def boxes_bytes(row_bytes: int, n_features: int) -> int:
     """Bytes of boxes a row, where rows may be sorted into them: while it is sorted a row is there three times."""
-    return 3 * row_bytes + row_bytes // 8 + 32 if n_features <= BOX_FEATURES else 0
+    return 3 * row_bytes + row_bytes // 8 + 36 if n_features <= BOX_FEATURES else 0
 
 
 def heads_bytes(n_features: int) -> int:

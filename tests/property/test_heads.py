@@ -83,6 +83,30 @@ def test_rows_in_the_middle_of_two_centroids(d: int) -> None:
     assert tracker.plan == HEADS and len(np.unique(labels)) == 2
 
 
+def test_centroids_next_to_the_origin() -> None:
+    """Their heads are longer than they are, by what covers underflow."""
+    from gpukm.backends.base import Frame
+    from gpukm.backends.cpu import CpuBackend
+
+    rng = np.random.default_rng(0)
+    x, c = np.zeros((1024, 64)), np.zeros((60, 64))
+    x[:, :48] = rng.normal(size=(1024, 48)) * np.where(np.arange(48) < 8, 0.4, 0.04)
+    x[1::2] = 0
+    x[1::2, :8] = 1e-9 * rng.choice([-1.0, 1.0], size=(512, 8))
+    x[1::2, 50] = 0.6e-9
+    c[1:40, :8] = 1.2e-15 * np.sign(x[1:79:2, :8])
+    c[40:, :48] = rng.normal(size=(20, 48))
+    expected = CpuBackend(1).cross_distances(x, c).argmin(axis=1)
+    assert len(np.unique(expected[1::2])) > 10
+    backend, labels = CpuBackend(1), np.zeros(len(x), np.int32)
+    tracker = backend.follow(x, c, 0, "never", "always")
+    for _ in range(3):
+        labels[:] = 0
+        backend.track(tracker, x, c, Frame(np.zeros(64), 1.5), labels)
+        np.testing.assert_array_equal(labels, expected)
+    assert tracker.plan == HEADS
+
+
 def test_a_centroid_so_far_out_that_its_norm_overflows() -> None:
     from gpukm.backends.base import Frame
     from gpukm.backends.cpu import CpuBackend

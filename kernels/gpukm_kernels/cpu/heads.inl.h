@@ -11,7 +11,7 @@ constexpr int64_t kHeadFeatures = 64;  // with fewer there is little to leave ou
 constexpr int64_t kMostHead = 256;
 constexpr int64_t kHeadRows = 1 << 13;
 constexpr int64_t kHits = 64;  // centroids of a row to compare, at most
-constexpr float kFarthestHead = 0x1p60f;  // centroids farther out, against most rows, have norms that overflow
+constexpr double kFarthestHead = 0x1p60;  // centroids farther out, against most rows, have norms that overflow
 
 // Directions: h of d features, nearly orthonormal.
 struct Directions {
@@ -182,7 +182,7 @@ struct Standing {
       double head = 0;
       for (int64_t j = 0; j < h; ++j) head += double(out[r * (h + 1) + j]) * double(out[r * (h + 1) + j]);
       const double rest = square[r] > head ? square[r] - head : 0;
-      const double slack = (2 * directions.defect + 3 * drift + 0x1p-20) * square[r] + 1e-30;
+      const double slack = (2 * directions.defect + 3 * drift + 0x1p-20) * square[r] + kStandLeast * kStandLeast;
       out[r * (h + 1) + h] = float(__builtin_sqrt(rest + slack) * (1 + 0x1p-22));
     }
   }
@@ -204,8 +204,8 @@ struct Heads {
   Heads(const X* x, int64_t n_, Frame frame, Directions* directions_, int threads)
       : n(n_), d(directions_->d), origin(frame, d), directions(directions_), words(words_of(directions_->h)),
         panels((n + P - 1) / P * P * words), facts((n + P - 1) / P), square(n) {
-    // The form of packed centroids, to convert rows by.
-    Packed<float, float>* shape = pack(x, 1, threads);
+    // The form of packed centroids, to convert rows by: as the middle of all rows has it.
+    Packed<float, float>* shape = pack(origin.middle.data(), 1, threads);
 #pragma omp parallel num_threads(threads)
     {
       FloatMode mode;
@@ -219,7 +219,7 @@ struct Heads {
         standing.make(rows, heads.data());
         for (int64_t r = 0; r < P; ++r) {
           Fact<float> fact = convert_row<form>(heads.data() + r * (directions->h + 1), *shape, room.data() + r * words);
-          const double length = __builtin_sqrt(standing.square[r]), far = standing.drift * length * 1.01 + 1e-15;
+          const double length = __builtin_sqrt(standing.square[r]), far = standing.drift * length * 1.01 + kStandLeast;
           const double norm = (double(fact.norm) > length ? double(fact.norm) : length) + far;
           fact.norm = float(norm * (1 + 0x1p-22));
           fact.residual = float((double(fact.residual) + far) * (1 + 0x1p-22));
@@ -240,6 +240,7 @@ struct Heads {
 
   static int64_t words_of(int64_t h) { return form == Form::integer ? (h + 2) / 2 : h + 1; }
 
+  // Null where a centroid is too far out.
   Packed<float, float>* pack(const X* centroids, int64_t k, int threads) const {
     const int64_t width = directions->h + 1;
     Buffer<float> heads((k + P - 1) / P * P * width);
@@ -259,6 +260,8 @@ struct Heads {
 #pragma omp single
       spread = standing.spread(), drift = standing.drift;
     }
+    for (int64_t j = 0; j < k; ++j)
+      if (!(lengths[j] < kFarthestHead)) return nullptr;
     zero.zero();
     const Stead stead = {lengths.data(), d, spread, drift * 1.01};
     return new Packed<float, float>(heads.data(), k, width, form, zero.data(), 1, nullptr, threads, &stead);
@@ -308,7 +311,8 @@ struct HeadLane {
   Buffer<int32_t> hits;      // [rows]
   Buffer<int64_t> left;      // rows with too many
   int64_t n_left = 0;
-  Lane<X, float>* all = nullptr;  // for these
+  Lane<X, float>* all = nullptr;  // for these,
+  int rung = kIntegerRung;        // in this arithmetic at least
   Counts counts;
   int64_t compared = 0;
 
@@ -428,11 +432,7 @@ template <class X>
 bool assign_heads(const X* x, const X* centroids, int64_t k, Frame frame, Heads<X>& heads, const Costs& costs,
                   int32_t* labels, Counts* counts, int64_t* scored, int threads) {
   const Packed<float, float>* p = heads.pack(centroids, k, threads);
-  // Tiles ascend by norm.
-  if (!(p->tiles[p->n_tiles - 1].largest < kFarthestHead)) {
-    delete p;
-    return false;
-  }
+  if (!p) return false;
   const HeadRows<X> rows = {x, centroids, heads, *p, labels};
   Prepared<X>* plain = nullptr;
   Counts total;
@@ -445,9 +445,18 @@ bool assign_heads(const X* x, const X* centroids, int64_t k, Frame frame, Heads<
       if (!lane->n_left) return;
 #pragma omp critical(gpukm_rung)
       if (!plain) plain = new Prepared<X>(centroids, k, heads.d, frame);
-      const Packed<X, float>& full = *plain->narrow[plain->first];
-      if (!lane->all) lane->all = new Lane<X, float>(full, heads.n, threads);
+      if (!lane->all) {
+        lane->rung = lane->rung < plain->first ? plain->first : lane->rung;
+        plain->need(Rung(lane->rung));
+        lane->all = new Lane<X, float>(*plain->narrow[lane->rung], heads.n, threads);
+      }
       screen(x, 0, lane->n_left, *plain, *lane->all, labels, nullptr, nullptr, lane->left.data());
+      if (lane->rung == kIntegerRung && hopeless(*lane->all)) {
+        finish<X, float>(x, *plain, *lane->all, labels, nullptr, nullptr, total);
+        delete lane->all;
+        lane->all = nullptr;
+        lane->rung = kNarrowRung;
+      }
 #pragma omp atomic
       left += lane->n_left;
       lane->n_left = 0;

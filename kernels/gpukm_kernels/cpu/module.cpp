@@ -255,7 +255,7 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
         ops<X>().seed_cells(x.data(), weights, int64_t(x.shape(1)), starts.data(), int64_t(starts.shape(0)) - 1,
                             arrivals.data(), points.data(), steps.data(), draws.data(), int64_t(draws.shape(1)),
                             scale, trusted, nearest.data(), chosen.data(),
-                            team(threads, values(x) * double(draws.shape(0))));
+                            team(threads, values(x) * double(draws.shape(0) + points.shape(0))));
       },
       nb::arg("x"), nb::arg("w").none(), nb::arg("starts"), nb::arg("arrivals"), nb::arg("points"), nb::arg("steps"),
       nb::arg("draws"), nb::arg("scale"), nb::arg("trusted"), nb::arg("nearest"), nb::arg("chosen"), nb::arg("threads"));

@@ -69,6 +69,7 @@ struct Facts {
 
 // Vectors that stand for others (heads.inl.h): the lengths of those, how many features they have, how much longer than these
 // they may be, relatively, and how far from where they should be.
+constexpr double kStandLeast = 1e-15;  // covers underflow where rows reach to one
 struct Stead {
   const double* lengths;  // [k]
   int64_t features;
@@ -145,7 +146,8 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
     }
     norms[j] = stead ? stead->lengths[j] : __builtin_sqrt(sum);
   }
-  const double grown = 1 + (stead ? stead->spread : 0);
+  // What stands for a vector is longer by its spread, and by what covers underflow.
+  const double grown = 1 + (stead ? stead->spread : 0), least = stead ? 1.1 * kStandLeast : Limits<T>::tiny;
   Buffer<int32_t> order(k);
   sort_by_norm(group_of, norms.data(), c, size_t(d) * sizeof(X), k, order.data());
   const double middle = norms[order[k / 2]];
@@ -193,7 +195,7 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
     index[block * kBlock + lane] = j;
     copies[block * kBlock + lane] = 1;
     // Norms ascend, so the last one is the largest; rounded up over sqrt, sum and conversion.
-    tiles[n_tiles - 1].largest = T(norms[j] * grown * (1 + 4 * unit + double(d + 8) * 0x1p-52) + Limits<T>::tiny);
+    tiles[n_tiles - 1].largest = T(norms[j] * grown * (1 + 4 * unit + double(d + 8) * 0x1p-52) + least);
     ++lane;
     ++unique;
   }
@@ -205,7 +207,7 @@ Packed<X, T>::Packed(const X* c, int64_t k_, int64_t d_, Form form_, const doubl
     }
   }
   for (int64_t t = 0; stead && t < n_tiles; ++t)
-    tiles[t].residual = T((double(tiles[t].residual) + stead->drift * double(tiles[t].largest)) * (1 + 4 * unit) + 1e-15);
+    tiles[t].residual = T((double(tiles[t].residual) + stead->drift * double(tiles[t].largest)) * (1 + 4 * unit) + kStandLeast);
   // D itself errs by (d / 8 + 8) units of float64.
   const double exact = double((stead ? stead->features : d) / 8 + 8) * 0x1p-53;
   const double depth = form == Form::integer ? 8 : double(d < kChunk ? d : kChunk) + double(d / kChunk) + 1;

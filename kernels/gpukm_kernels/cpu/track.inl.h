@@ -647,17 +647,27 @@ Counts track(const X* x, const X* centroids, Frame frame, void* tracker_, const 
       tracker.reset();
     }
     if (plan != Plan::plain) counts = track_bounds(x, centroids, frame, tracker, moves, labels, threads);
-    tracker.movers = moves.movers;
+    tracker.movers = plan == Plan::plain ? 0 : moves.movers;
   }
   if (forced && !tracker.head && tracker.moving)
     tracker.head = think_of_heads(x, tracker.n, tracker.d, centroids, tracker.k, frame, labels, costs, all, true, threads);
   tracker.pairs = tracker.n * (tracker.groups > 0 ? tracker.groups : 1);
-  if (tracker.head && (forced || (plan == Plan::plain && tracker.head->cost < all)) &&
-      assign_heads(x, centroids, tracker.k, frame, *tracker.head, costs, labels, &counts, &tracker.scored, threads)) {
-    plan = Plan::heads;
+  if (tracker.head && (forced || plan == Plan::plain)) {
     tracker.started = false;
-    tracker.pairs = tracker.n * tracker.k;
-  } else if (plan == Plan::plain) {
+    tracker.movers = 0;
+    if (assign_heads(x, centroids, tracker.k, frame, *tracker.head, costs, labels, &counts, &tracker.scored, threads)) {
+      plan = Plan::heads;
+      tracker.pairs = tracker.n * tracker.k;
+    } else {
+      plan = Plan::plain;
+    }
+    // Where they did not help they are given up.
+    if (!forced && (plan == Plan::plain || tracker.head->cost >= all)) {
+      delete tracker.head;
+      tracker.head = nullptr;
+    }
+  }
+  if (plan == Plan::plain) {
     Prepared<X> plain(centroids, tracker.k, tracker.d, frame, threads);
     counts = assign_rows(x, tracker.n, plain, labels, nullptr, nullptr, threads);
     tracker.scored = tracker.pairs;

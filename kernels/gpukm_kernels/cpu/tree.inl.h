@@ -6,7 +6,10 @@ constexpr int64_t kTreeFeatures = 8;
 constexpr int64_t kLeafRows = 64;        // at most, but for lopsided data
 constexpr int64_t kTreeRows = 1 << 14;   // fewer rows are labelled sooner than they are sorted
 constexpr int64_t kTaskRows = 1 << 14;
-constexpr int64_t kMostKeys = 255;       // of a sample that decides where to cut
+constexpr int kMostTop = 8;              // levels that are cut by one sample, at most; the buckets they make
+constexpr int64_t kBucketRows = 1 << 13;  // hold so many rows at least,
+constexpr int64_t kKeysABucket = 64;     // and the sample so many for each
+constexpr int64_t kMostKeys = 255;       // of a sample that decides where to cut one node
 constexpr int64_t kProbeRows = 8;        // rows for each one of the sample that tells whether a tree would pay
 // Calls after which a tree should have paid.
 constexpr double kTreeRepaid = 16;
@@ -62,62 +65,21 @@ struct Item {
   int32_t at;
 };
 
+// Where a node is cut.
+template <class X>
+struct Cut {
+  int feature;
+  X t;
+};
+
 template <class X, int D>
 struct TreeBuilder {
   using I = Item<X, D>;
   RowTree<X>& tree;
+  I *items, *spare;
 
-  // Rows at or below t first; returns how many. What is above passes through other memory.
-  static int64_t partition(I* p, I* above, int64_t n, int f, X t) {
-    int64_t l = 0, r = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const I item = p[i];
-      const bool up = item.v[f] > t;
-      p[l] = item;
-      above[r] = item;
-      l += !up;
-      r += up;
-    }
-    __builtin_memcpy(p + l, above, size_t(r) * sizeof(I));
-    return l;
-  }
-
-  // The same by all threads, while there are fewer nodes than threads; rows arrive in `to`.
-  static int64_t partition_shared(const I* p, I* to, int64_t n, int f, X t) {
-    const int64_t parts = (n + kTaskRows - 1) / kTaskRows;
-    Buffer<int64_t> below(parts);
-    int64_t* counts = below.data();
-#pragma omp taskloop grainsize(1) firstprivate(counts)
-    for (int64_t c = 0; c < parts; ++c) {
-      const int64_t stop = (c + 1) * kTaskRows < n ? (c + 1) * kTaskRows : n;
-      int64_t l = 0;
-      for (int64_t i = c * kTaskRows; i < stop; ++i) l += !(p[i].v[f] > t);
-      counts[c] = l;
-    }
-    int64_t total = 0;
-    for (int64_t c = 0; c < parts; ++c) {
-      const int64_t l = counts[c];
-      counts[c] = total;
-      total += l;
-    }
-#pragma omp taskloop grainsize(1) firstprivate(counts)
-    for (int64_t c = 0; c < parts; ++c) {
-      const int64_t stop = (c + 1) * kTaskRows < n ? (c + 1) * kTaskRows : n;
-      I *l = to + counts[c], *r = to + total + c * kTaskRows - counts[c];
-      for (int64_t i = c * kTaskRows; i < stop; ++i) {
-        const I item = p[i];
-        const bool up = item.v[f] > t;
-        *(up ? r : l) = item;
-        l += !up;
-        r += up;
-      }
-    }
-    return total;
-  }
-
-  // Where to cut: along the feature that a sample spreads most in, near its median.
-  int64_t cut(I* p, I* other, int64_t n, bool shared) {
-    if (n < 2) return 0;
+  // Along the feature that a sample spreads most in, near its median.
+  static Cut<X> choose(const I* p, int64_t n) {
     const int64_t m = n < 256 ? (n < 31 ? n : 31) : n < (1 << 16) ? 63 : kMostKeys;
     int f = 0;
     X spread = -1;
@@ -137,14 +99,36 @@ struct TreeBuilder {
       for (; i > 0 && keys[i - 1] > v; --i) keys[i] = keys[i - 1];
       keys[i] = v;
     }
-    const X t = keys[(m - 1) / 2];
-    const int64_t split = shared ? partition_shared(p, other, n, f, t) : partition(p, other, n, f, t);
-    // Many equal values would leave one side next to nothing; any cut is a right one, if not a good one.
-    const int64_t least = (n + 3) / 4;
-    return split < least ? least : split > n - least ? n - least : split;
+    return {f, keys[(m - 1) / 2]};
   }
 
-  void leaf(int64_t node, const I* items, int64_t a, int64_t b) {
+  // Rows at or below the cut first; returns how many.
+  static int64_t partition(I* p, I* above, int64_t n, Cut<X> cut) {
+    int64_t l = 0, r = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const I item = p[i];
+      const bool up = item.v[cut.feature] > cut.t;
+      p[l] = item;
+      above[r] = item;
+      l += !up;
+      r += up;
+    }
+    __builtin_memcpy(p + l, above, size_t(r) * sizeof(I));
+    return l;
+  }
+
+  // Cuts of the levels above `top`, from a sample in `items`; false where many equal values leave one side next to nothing.
+  bool cut_top(int64_t node, int64_t a, int64_t b, Cut<X>* cuts, int64_t buckets) {
+    if (node >= buckets) return true;
+    const int64_t n = b - a;
+    if (n < 4) return false;
+    cuts[node] = choose(items + a, n);
+    const int64_t split = partition(items + a, spare, n, cuts[node]);
+    if (split < n / 4 || n - split < n / 4) return false;
+    return cut_top(2 * node, a, a + split, cuts, buckets) && cut_top(2 * node + 1, a + split, b, cuts, buckets);
+  }
+
+  void leaf(int64_t node, int64_t a, int64_t b) {
     const int64_t m = b - a;
     X *low = tree.low.data() + node * D, *high = tree.high.data() + node * D, *out = tree.rows.data() + a * D;
     for (int f = 0; f < D; ++f) {
@@ -160,41 +144,107 @@ struct TreeBuilder {
     for (int64_t i = 0; i < m; ++i) tree.at[a + i] = items[a + i].at;
   }
 
-  // Rows [a, b) are in `items`; `other` is as large.
-  void build(int64_t node, int level, I* items, I* other, int64_t a, int64_t b) {
-    tree.first[node] = a;
-    if (level == tree.levels) return leaf(node, items, a, b);
-    const bool shared = (int64_t(1) << level) < team_size() && b - a > 4 * kTaskRows;
-    const int64_t m = a + cut(items + a, other + a, b - a, shared);
-    I *in = shared ? other : items, *out = shared ? items : other;
-#pragma omp task if (m - a > kTaskRows)
-    build(2 * node, level + 1, in, out, a, m);
-    build(2 * node + 1, level + 1, in, out, m, b);
-#pragma omp taskwait
+  void join(int64_t node) {
     const X *l = tree.low.data() + 2 * node * D, *h = tree.high.data() + 2 * node * D;
     for (int f = 0; f < D; ++f) {
       tree.low[node * D + f] = l[f] < l[D + f] ? l[f] : l[D + f];
       tree.high[node * D + f] = h[f] > h[D + f] ? h[f] : h[D + f];
     }
   }
+
+  void build(int64_t node, int level, int64_t a, int64_t b) {
+    tree.first[node] = a;
+    if (level == tree.levels) return leaf(node, a, b);
+    const int64_t n = b - a, least = (n + 3) / 4;
+    int64_t split = n < 2 ? 0 : partition(items + a, spare + a, n, choose(items + a, n));
+    // Many equal values would leave one side next to nothing; any cut is a right one, if not a good one.
+    if (n > 1) split = split < least ? least : split > n - least ? n - least : split;
+#pragma omp task if (split > kTaskRows)
+    build(2 * node, level + 1, a, a + split);
+    build(2 * node + 1, level + 1, a + split, b);
+#pragma omp taskwait
+    join(node);
+  }
 };
 
-// Sorts every `stride`th row into a tree.
+// The buckets of rows [begin, end): which way each goes at the cuts above. Several rows at a time, since each waits for its cuts.
+template <class X, int D>
+inline void find_buckets(const X* x, int64_t stride, const Cut<X>* cuts, int top, int64_t begin, int64_t end, uint8_t* out) {
+  constexpr int kRows = 8;
+  for (int64_t i = begin; i < end; i += kRows) {
+    const int m = end - i < kRows ? int(end - i) : kRows;
+    uint32_t node[kRows];
+    for (int r = 0; r < kRows; ++r) node[r] = 1;
+    for (int level = 0; level < top; ++level)
+      for (int r = 0; r < m; ++r) {
+        const Cut<X> cut = cuts[node[r]];
+        node[r] = 2 * node[r] + (x[(i + r) * stride * D + cut.feature] > cut.t);
+      }
+    for (int r = 0; r < m; ++r) out[i + r] = uint8_t(node[r] - (uint32_t(1) << top));
+  }
+}
+
+// Sorts every `stride`th row into a tree: first into buckets that a cache holds, by cuts that a sample tells.
 template <class X, int D>
 RowTree<X>* grow_tree(const X* x, int64_t n, int64_t k, int64_t stride, int64_t leaf_rows, int threads) {
-  const int64_t taken = (n + stride - 1) / stride;
+  const int64_t taken = (n + stride - 1) / stride, parts = (taken + kTaskRows - 1) / kTaskRows;
   RowTree<X>* tree = new RowTree<X>(taken, D, k, leaf_rows);
   Buffer<Item<X, D>> items(taken), spare(taken);
+  TreeBuilder<X, D> builder{*tree, items.data(), spare.data()};
+  const auto item = [&](int64_t i) {
+    Item<X, D> made;
+    __builtin_memcpy(made.v, x + i * stride * D, sizeof made.v);
+    made.at = int32_t(i * stride);
+    return made;
+  };
+  int top = 0;
+  while (top < kMostTop && (taken >> (top + 1)) >= kBucketRows) ++top;
+  Cut<X> cuts[1 << kMostTop];
+  if (top) {
+    const int64_t m = kKeysABucket << top;
+    for (int64_t s = 0; s < m; ++s) items[s] = item(s * taken / m);
+    if (!builder.cut_top(1, 0, m, cuts, int64_t(1) << top)) top = 0;
+  }
+  const int64_t buckets = int64_t(1) << top;
+  Buffer<uint8_t> bucket(taken);
+  Buffer<int64_t> place(parts * buckets), begin(buckets + 1);
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < taken; ++i) {
-      __builtin_memcpy(items[i].v, x + i * stride * D, sizeof items[i].v);
-      items[i].at = int32_t(i * stride);
+    for (int64_t c = 0; c < parts; ++c) {
+      const int64_t a = c * kTaskRows, b = a + kTaskRows < taken ? a + kTaskRows : taken;
+      find_buckets<X, D>(x, stride, cuts, top, a, b, bucket.data());
+      int64_t count[1 << kMostTop] = {};
+      for (int64_t i = a; i < b; ++i) ++count[bucket[i]];
+      for (int64_t t = 0; t < buckets; ++t) place[t * parts + c] = count[t];
     }
 #pragma omp single
-    TreeBuilder<X, D>{*tree}.build(1, 0, items.data(), spare.data(), 0, taken);
+    {
+      int64_t sum = 0;
+      for (int64_t t = 0; t < buckets; ++t) {
+        begin[t] = sum;
+        for (int64_t c = 0; c < parts; ++c) {
+          const int64_t count = place[t * parts + c];
+          place[t * parts + c] = sum;
+          sum += count;
+        }
+      }
+      begin[buckets] = sum;
+    }
+#pragma omp for schedule(static)
+    for (int64_t c = 0; c < parts; ++c) {
+      const int64_t a = c * kTaskRows, b = a + kTaskRows < taken ? a + kTaskRows : taken;
+      int64_t to[1 << kMostTop];
+      for (int64_t t = 0; t < buckets; ++t) to[t] = place[t * parts + c];
+      for (int64_t i = a; i < b; ++i) items[to[bucket[i]]++] = item(i);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t t = 0; t < buckets; ++t) builder.build(buckets + t, top, begin[t], begin[t + 1]);
+  }
+  for (int64_t node = buckets - 1; node > 0; --node) {
+    tree->first[node] = tree->first[2 * node];
+    builder.join(node);
   }
   return tree;
 }
