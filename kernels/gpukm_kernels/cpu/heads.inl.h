@@ -13,6 +13,26 @@ constexpr int64_t kHeadRows = 1 << 13;
 constexpr int64_t kHits = 64;  // centroids of a row to compare, at most
 constexpr double kFarthestHead = 0x1p60;  // centroids farther out, against most rows, have norms that overflow
 
+// Vectors laid side by side as score_product() takes them; whole register blocks.
+inline int64_t block_values(int64_t n, int64_t d) { return (n + kBlock - 1) / kBlock * kBlock * d; }
+inline void pack_blocks(const float* vectors, int64_t n, int64_t d, Buffer<float>& blocks) {
+  blocks.zero();
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t f = 0; f < d; ++f) blocks[(j / kBlock * d + f) * kBlock + j % kBlock] = vectors[j * d + f];
+}
+
+// out[r][j] = panel_r . b_j, of `rows` rows of a panel and m vectors in blocks.
+inline void panel_products(const float* panel, int64_t rows, const float* blocks, int64_t m, int64_t d, float* out, int64_t stride) {
+  constexpr int L = kLanes<float>;
+  const float half[kBlock] = {};
+  for (int64_t j = 0; j < m; j += kBlock) {
+    Vec<float> s[kBlock][2];
+    score_product<float, kBlock>(panel, blocks + j * d, half, d, s);
+    for (int64_t c = 0; c < kBlock && j + c < m; ++c)
+      for (int64_t r = 0; r < rows; ++r) out[r * stride + j + c] = -s[c][r / L][r % L];
+  }
+}
+
 // Directions: h of d features, nearly orthonormal.
 struct Directions {
   int64_t h, d;
@@ -20,12 +40,10 @@ struct Directions {
   Buffer<float> blocks;  // as score_product() takes them
   double defect = 0;     // |P P' - 1| at most
 
-  Directions(int64_t h_, int64_t d_) : h(h_), d(d_), p(h * d), blocks((h + kBlock - 1) / kBlock * kBlock * d) {}
+  Directions(int64_t h_, int64_t d_) : h(h_), d(d_), p(h * d), blocks(block_values(h, d)) {}
 
   void finish(int threads) {
-    blocks.zero();
-    for (int64_t j = 0; j < h; ++j)
-      for (int64_t f = 0; f < d; ++f) blocks[(j / kBlock * d + f) * kBlock + j % kBlock] = p[j * d + f];
+    pack_blocks(p.data(), h, d, blocks);
     double squares = 0;
 #pragma omp parallel for num_threads(threads) reduction(+ : squares) schedule(dynamic)
     for (int64_t i = 0; i < h; ++i)
@@ -69,12 +87,9 @@ inline void make_orthonormal(float* q, int64_t h, int64_t d) {
 
 // out[i][j] = a_i . b_j, of n and m vectors of d features.
 inline void products_of(const float* a, int64_t n, const float* b, int64_t m, int64_t d, float* out, int threads) {
-  constexpr int P = kPanel<float>, L = kLanes<float>;
-  const int64_t n_blocks = (m + kBlock - 1) / kBlock;
-  Buffer<float> blocks(n_blocks * kBlock * d);
-  blocks.zero();
-  for (int64_t j = 0; j < m; ++j)
-    for (int64_t f = 0; f < d; ++f) blocks[(j / kBlock * d + f) * kBlock + j % kBlock] = b[j * d + f];
+  constexpr int P = kPanel<float>;
+  Buffer<float> blocks(block_values(m, d));
+  pack_blocks(b, m, d, blocks);
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
@@ -84,14 +99,7 @@ inline void products_of(const float* a, int64_t n, const float* b, int64_t m, in
       const float* rows[P];
       for (int64_t r = 0; r < P; ++r) rows[r] = a + (i + r < n ? i + r : i) * d;
       interleave(rows, d, panel.data());
-      const float half[kBlock] = {};
-      for (int64_t t = 0; t < n_blocks; ++t) {
-        Vec<float> s[kBlock][2];
-        score_product<float, kBlock>(panel.data(), blocks.data() + t * kBlock * d, half, d, s);
-        for (int64_t c = 0; c < kBlock && t * kBlock + c < m; ++c)
-          for (int64_t r = 0; r < P && i + r < n; ++r)
-            out[(i + r) * m + t * kBlock + c] = -s[c][r / L][r % L];
-      }
+      panel_products(panel.data(), n - i < P ? n - i : P, blocks.data(), m, d, out + i * m, m);
     }
   }
 }
@@ -157,12 +165,8 @@ struct Standing {
     const double depth = double(p.d < kChunk ? p.d : kChunk) + double(p.d / kChunk) + 8;
     return kBoundFactor * depth * 0x1p-24 * __builtin_sqrt(double(p.h)) * 1.01;
   }
-  // How much longer than u what stands for it may be.
-  double spread() const { return 5 * drift + 2 * directions.defect + 0x1p-18; }
-
   // out: [P][h + 1].
   void make(const X* const* rows, float* out) {
-    constexpr int L = kLanes<float>;
     const int64_t h = directions.h, d = directions.d;
     const float* converted[P];
     for (int64_t r = 0; r < P; ++r) {
@@ -170,13 +174,7 @@ struct Standing {
       converted[r] = room.data() + r * d;
     }
     interleave(converted, d, panel.data());
-    const float half[kBlock] = {};
-    for (int64_t j = 0; j < h; j += kBlock) {
-      Vec<float> s[kBlock][2];
-      score_product<float, kBlock>(panel.data(), directions.blocks.data() + j * d, half, d, s);
-      for (int64_t c = 0; c < kBlock && j + c < h; ++c)
-        for (int64_t r = 0; r < P; ++r) out[r * (h + 1) + j + c] = -s[c][r / L][r % L];
-    }
+    panel_products(panel.data(), P, directions.blocks.data(), h, d, out, h + 1);
     for (int64_t r = 0; r < P; ++r) {
       square[r] = origin.square(rows[r]);
       double head = 0;
@@ -245,7 +243,6 @@ struct Heads {
     const int64_t width = directions->h + 1;
     Buffer<float> heads((k + P - 1) / P * P * width);
     Buffer<double> lengths(k), zero(width);
-    double spread = 0, drift = 0;
 #pragma omp parallel num_threads(threads)
     {
       FloatMode mode;
@@ -257,12 +254,11 @@ struct Heads {
         standing.make(rows, heads.data() + j * width);
         for (int64_t r = 0; r < P && j + r < k; ++r) lengths[j + r] = __builtin_sqrt(standing.square[r]);
       }
-#pragma omp single
-      spread = standing.spread(), drift = standing.drift;
     }
     for (int64_t j = 0; j < k; ++j)
       if (!(lengths[j] < kFarthestHead)) return nullptr;
     zero.zero();
+    const double drift = Standing<X>::drift_of(*directions), spread = 5 * drift + 2 * directions->defect + 0x1p-18;
     const Stead stead = {lengths.data(), d, spread, drift * 1.01};
     return new Packed<float, float>(heads.data(), k, width, form, zero.data(), 1, nullptr, threads, &stead);
   }
@@ -291,7 +287,10 @@ inline Between between(const float* x, const float* c, int64_t d) {
   const Vec<float> sums = (q[0] + q[1]) + (q[2] + q[3]);
   double v = double(rest);
   for (int l = 0; l < L; ++l) v += double(sums[l]);
-  if (!(v < 1e37)) return {exact_distance(x, c, d), exact_distance(x, c, d)};
+  if (!(v < 1e37)) {
+    v = exact_distance(x, c, d);
+    return {v, v};
+  }
   // Three roundings a term, the chain of a lane or of the rest; and what D itself errs by.
   const double chain = double(d / (4 * L) > 4 * L ? d / (4 * L) : 4 * L);
   const double loose = kBoundFactor * (chain + 8) * 0x1p-24 * (1 + 0x1p-6) + double(d / 8 + 8) * 0x1p-52;
@@ -302,7 +301,6 @@ inline Between between(const float* x, const float* c, int64_t d) {
 // One thread's memory for rows that are assigned by their heads.
 template <class X>
 struct HeadLane {
-  static constexpr int P = kPanel<float>;
   int64_t rows;              // looked at together, whole panels
   Buffer<Between> own;       // [rows]
   Buffer<float> threshold;   // [rows] scores above which a centroid is farther than the own one
