@@ -85,7 +85,7 @@ def worth(x: np.ndarray, centroids: np.ndarray) -> float:
 def compare(name: str, x: np.ndarray, k: int, seeds: int, theirs: int) -> dict:
     """One row of the table."""
     inits = {
-        "two-level": lambda seed: start(x, k, "two-level", seed),
+        "pooled": lambda seed: start(x, k, "pooled", seed),
         "random": lambda seed: start(x, k, "random", seed),
     }
     inits["scikit-learn"] = lambda seed: their_start(x, k, seed)

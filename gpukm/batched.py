@@ -30,7 +30,7 @@ def kmeans_batched(
     *,
     offsets: Any = None,
     groups: Any = None,
-    init: Init = "k-means++",
+    init: Init = "auto",
     n_init: int | str = "auto",
     max_iter: int = 300,
     tol: float = 1e-4,
@@ -49,7 +49,7 @@ def kmeans_batched(
     Problem b gets what :func:`gpukm.kmeans` makes of its rows and the seed ``result.seeds[b]``: the same bits of
     centroids, labels and inertia, the same iterations and reason to stop. Where the native kernels run, small problems
     (up to 2**18 values and 2**20 distances an iteration) are solved by one thread each, side by side; larger ones, and
-    all on other backends or with ``init`` two-level or callable, one after another.
+    all on other backends or with ``init`` pooled or callable, one after another.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def kmeans_batched(
         Problem b has the rows ``offsets[b]:offsets[b + 1]`` of a matrix; from 0 to n_rows.
     groups : array of shape (n_rows,) or None
         A value a row of a matrix; rows of equal values are a problem, in ascending order of the values.
-    init : {"k-means++", "random", "auto", "two-level"}, array or callable
+    init : {"auto", "k-means++", "random", "pooled"}, array or callable
         As in :func:`gpukm.functional.fit_iter`; an array has the shape (B, n_clusters, n_features), or
         (n_clusters, n_features) for the same start everywhere.
     n_init, max_iter, tol, metric, backend, device, precision, threads

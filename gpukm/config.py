@@ -75,7 +75,7 @@ class Settings(BaseModel):
     max_excess: float | None = Field(
         None, ge=0, description="minibatch: stop when the inertia is estimated to be this share too high (0.001)"
     )
-    init: Literal["auto", "breathing", "two-level", "k-means++", "random"] = Field("auto", description="seeding method")
+    init: Literal["auto", "breathing", "pooled", "k-means++", "random"] = Field("auto", description="seeding method")
     n_init: Positive | Literal["auto"] = Field("auto", description="starts to make; the best one wins")
     max_iter: Positive = Field(300, description="iterations at most")
     tol: float = Field(1e-4, ge=0, description="stop when centroids move less, relative to the mean variance")

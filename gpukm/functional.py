@@ -14,11 +14,11 @@ from gpukm.backends.base import Frame
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
 from gpukm.core.lloyd import LloydState, Problem, iterate
+from gpukm.core.pooled import pooled
 from gpukm.core.result import FitResult, IterationRecord, StopReason
 from gpukm.core.seeding import auto_init, kmeans_plus_plus, random_rows
 from gpukm.core.shard import Final, Scan, Shard
 from gpukm.core.stats import Grid
-from gpukm.core.twolevel import two_level
 from gpukm.errors import ConfigError, DataError
 from gpukm.executors.local import LocalExecutor
 from gpukm.small import Rules, solve_small
@@ -26,7 +26,7 @@ from gpukm.sources.base import Batch, Source
 from gpukm.sources.csr import CsrSource
 
 Init = str | np.ndarray | Callable[..., Any]
-INITS = ("auto", "two-level", "k-means++", "random")
+INITS = ("auto", "pooled", "k-means++", "random")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def fit_iter(
     source: Any,
     n_clusters: int,
     *,
-    init: Init = "k-means++",
+    init: Init = "auto",
     n_init: int | str = "auto",
     max_iter: int = 300,
     tol: float = 1e-4,
@@ -133,10 +133,10 @@ def fit_iter(
     ----------
     source : array, Arrow or DLPack object, path or Source
     n_clusters : int
-    init : {"auto", "two-level", "k-means++", "random"}, array of shape (n_clusters, n_features) or callable
-        ``two-level``, which ``auto`` takes, chooses from a sample, in cells of neighbouring rows, whose sizes depend on
-        the shape alone; it costs about one assignment pass. ``k-means++`` looks at all rows for every choice, several
-        times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory.
+    init : {"auto", "pooled", "k-means++", "random"}, array of shape (n_clusters, n_features) or callable
+        ``pooled``, which ``auto`` takes but for small problems, chooses greedily from a pool of candidates that are
+        drawn from a sample as in k-means++; it costs one or two assignment passes. ``k-means++`` looks at all rows for
+        every choice, several times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory.
     n_init : int or "auto"
         Starts to make; the lowest inertia wins. ``auto`` makes one, or ten with ``init`` random or callable.
     max_iter : int
@@ -517,8 +517,8 @@ def start_from(problem: Problem, init: Init, k: int, seed: int, rows: Source) ->
         return np.concatenate([found, np.repeat(found[:1], k - len(found), axis=0)])
     if init == "random":
         return random_rows(problem, k, seed)
-    if init == "two-level":
-        return two_level(problem, k, seed)
+    if init == "pooled":
+        return pooled(problem, k, seed)
     return kmeans_plus_plus(problem, k, seed)
 
 

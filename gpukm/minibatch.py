@@ -105,7 +105,7 @@ def minibatch_iter(
     ----------
     source : array, Arrow or DLPack object, path or Source
     n_clusters : int
-    init : {"auto", "breathing", "k-means++", "two-level", "random"}, array (n_clusters, n_features) or callable
+    init : {"auto", "breathing", "k-means++", "pooled", "random"}, array (n_clusters, n_features) or callable
         How ``init_size`` rows give the first centroids. "auto" is "breathing": random rows, improved by breathing
         k-means. A callable gets ``(x, n_clusters, random_state)``.
     n_init : int or "auto"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Labels, distances and what else a row held in memory has beside its features and its bounds.
 _ROW_STATE_BYTES = 32
+#: What candidates for centres list of a sampled row, for each that is drawn a centre, while lists are made.
+_LISTED_BYTES = 80
 #: Passes that fitting a step makes, robust at most, beside the one that all share.
 _FITTING_PASSES = {"standardize": 1, "minmax": 1, "robust": 5, "pca": 2}
 #: The interpreter, NumPy, Arrow and the rest, once all of them are in use.
@@ -251,13 +253,14 @@ def _n_features(columns: Sequence[Column], preprocessing: Preprocessing) -> tupl
 
 
 def _seed_bytes(init: str, n_rows: int | None, k: int, row_bytes: int) -> int:
-    """The sample that seeding works on, once as read and once by cells, with a few numbers a row."""
+    """The sample that seeding works on, candidates as packed, their lists, and a few numbers a row."""
+    from gpukm.core.pooled import Shape
     from gpukm.core.seeding import auto_init
-    from gpukm.core.twolevel import Shape
 
-    if init not in ("auto", "two-level") or (init == "auto" and auto_init(n_rows, k) == "k-means++"):
+    if init not in ("auto", "pooled") or (init == "auto" and auto_init(n_rows, k) == "k-means++"):
         return 0
-    return Shape.of(n_rows or 1 << 62, k).rows * (2 * row_bytes + _ROW_STATE_BYTES)
+    shape = Shape.of(n_rows or 1 << 62, k)
+    return shape.rows * (2 * row_bytes + _ROW_STATE_BYTES + _LISTED_BYTES * shape.trials)
 
 
 def _process_bytes() -> int:

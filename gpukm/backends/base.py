@@ -35,35 +35,6 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Lists:
-    """One list of integers a cell: ``values[offsets[g] : offsets[g + 1]]``, both int64."""
-
-    offsets: np.ndarray
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Rows in groups of neighbours.
-
-    Attributes
-    ----------
-    x : ndarray of shape (n, n_features)
-        Rows, those of a cell next to each other.
-    weight : ndarray of float64 of shape (n,) or None
-    starts : ndarray of int64 of shape (n_cells + 1,)
-        Cell g holds the rows ``starts[g] .. starts[g + 1]``, at least one.
-    radius : float
-        At least ``|x - m|`` of every feature and row, for one m.
-    """
-
-    x: np.ndarray
-    weight: np.ndarray | None
-    starts: np.ndarray
-    radius: float
-
-
-@dataclass(frozen=True)
 class Effort:
     """What labelling all rows once took; mergeable.
 
@@ -104,6 +75,38 @@ class Effort:
         share = self.n_scored / self.n_pairs if self.n_pairs else 1.0
         apart = f", {self.n_movers} centroids apart" if self.n_movers else ""
         return f"{' and '.join(words[plan] for plan in sorted(self.plans))}, {share:.1%} scored{apart}"
+
+
+class Pool(ABC):
+    """Rows that may become centres, chosen one by one by what they gain.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, n_features)
+    weight : ndarray of float64 of shape (n,) or None
+    nearest : ndarray of float64 of shape (n,)
+        D of each row to its nearest centre; lowered in place by every choice.
+    """
+
+    def __init__(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray) -> None:
+        self.x, self.weight, self.nearest = x, weight, nearest
+
+    @abstractmethod
+    def add(self, rows: np.ndarray) -> None:
+        """Take rows (m,) int64 as candidates; of those with the same bits one may stand for all, the first."""
+
+    @abstractmethod
+    def choose(self, n: int, exponent: int, enough: int) -> np.ndarray:
+        """Choose n candidates at most, each time the one of the largest gain, the first that was added of equals.
+
+        A gain is what a choice takes from the sum of ``rint(w * nearest * 2**exponent)``. Fewer are chosen where they
+        gained ``enough`` together, or no other gains anything.
+
+        Returns
+        -------
+        ndarray of int64 of shape (at most n,)
+            Their rows, in the order of choice.
+        """
 
 
 class Backend(ABC):
@@ -232,26 +235,5 @@ class Backend(ABC):
         raise NotImplementedError(f"backend {self.name} has no kernel for many small problems")
 
     @abstractmethod
-    def seed_cells(
-        self, cells: Cells, nearest: np.ndarray, arrivals: Lists, steps: np.ndarray, draws: np.ndarray, exponent: int
-    ) -> np.ndarray:
-        """Choose centres among the rows of each cell by greedy k-means++ within it.
-
-        Parameters
-        ----------
-        cells : Cells
-        nearest : ndarray of float64 of shape (n,)
-            D of each row to the nearest centre known to its cell; lowered in place, first by the arrivals.
-        arrivals : Lists
-            For each cell, rows of other cells that became centres.
-        steps : ndarray of int64 of shape (n_cells + 1,)
-            Cell g takes the steps ``steps[g] .. steps[g + 1]``.
-        draws : ndarray of uint64 of shape (n_steps, n_trials)
-            A step draws so many candidates, each row in proportion to ``rint(w * nearest * 2**exponent)``, and keeps
-            the one that leaves its cell the least potential, the first of equals.
-
-        Returns
-        -------
-        ndarray of int64 of shape (n_steps,)
-            The rows chosen; -1 where the cell had no potential left.
-        """
+    def pool(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame) -> Pool:
+        """Make a pool of no candidates yet; its parameters are its attributes, and ``nearest`` is not copied."""

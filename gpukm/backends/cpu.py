@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gpukm_kernels import native
 
-from gpukm.backends.base import Backend, Cells, Effort, Frame, Lists
+from gpukm.backends.base import Backend, Effort, Frame, Pool
 from gpukm.backends.batch import Fits, Problems
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import ConfigError
@@ -238,27 +238,28 @@ class CpuBackend(Backend):
             threads,
         )
 
-    def seed_cells(
-        self, cells: Cells, nearest: np.ndarray, arrivals: Lists, steps: np.ndarray, draws: np.ndarray, exponent: int
-    ) -> np.ndarray:
-        # Squares that may overflow float32 tell the screening nothing.
-        trusted = 4.0 * cells.x.shape[1] * cells.radius**2 < float(np.finfo(cells.x.dtype).max) / 4
-        chosen = np.full(len(draws), -1, np.int64)
-        self._cpu.seed_cells(
-            cells.x,
-            cells.weight,
-            cells.starts,
-            arrivals.offsets,
-            arrivals.values,
-            steps,
-            draws,
-            float(np.ldexp(1.0, exponent)),
-            bool(trusted),
-            nearest,
-            chosen,
-            self._threads,
-        )
-        return chosen
+    def pool(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame) -> Pool:
+        return NativePool(x, weight, nearest, frame, self._cpu, self._threads)
+
+
+class NativePool(Pool):
+    """The pool of the native kernels."""
+
+    def __init__(
+        self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame, cpu: Any, threads: int
+    ) -> None:
+        super().__init__(x, weight, nearest)
+        self._center, self._radius = np.ascontiguousarray(frame.center, np.float64), frame.radius
+        self._pool = (cpu.PoolF32 if x.dtype == np.float32 else cpu.PoolF64)(*x.shape)
+        self._threads = threads
+
+    def add(self, rows: np.ndarray) -> None:
+        self._pool.add(self.x, self._center, self._radius, self.nearest, rows, self._threads)
+
+    def choose(self, n: int, exponent: int, enough: int) -> np.ndarray:
+        chosen = np.empty(n, np.int64)
+        scale = float(np.ldexp(1.0, exponent))
+        return chosen[: self._pool.choose(self.weight, scale, self.nearest, enough, chosen, self._threads)]
 
 
 def group_count(row_bytes: int, n_clusters: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from gpukm.backends.base import Backend, Cells, Frame, Lists
+from gpukm.backends.base import Backend, Frame, Pool
 from gpukm.core.exact import exact_sum, in_lanes, row_distances
 from gpukm.core.stats import ClusterStats, Grid, split
 
@@ -137,32 +137,60 @@ class NumpyBackend(Backend):
             total += np.rint(np.ldexp(d, exponent)).astype(np.int64).sum(axis=0)
         return total
 
-    def seed_cells(
-        self, cells: Cells, nearest: np.ndarray, arrivals: Lists, steps: np.ndarray, draws: np.ndarray, exponent: int
-    ) -> np.ndarray:
-        chosen = np.full(len(draws), -1, np.int64)
-        scale = np.ldexp(1.0, exponent)
-        for g, (start, stop) in enumerate(pairwise(cells.starts)):
-            x, mine = cells.x[start:stop], nearest[start:stop]
-            w = None if cells.weight is None else cells.weight[start:stop]
-            arrived = arrivals.values[arrivals.offsets[g] : arrivals.offsets[g + 1]]
-            if len(arrived):
-                self.lower(mine, x, cells.x[arrived])
-            for step in range(steps[g], steps[g + 1]):
-                value = mine if w is None else w * mine
-                prefix = np.cumsum(np.rint(value * scale).astype(np.int64))
-                if not prefix[-1]:
-                    break
-                rows = np.searchsorted(prefix, _below(draws[step], int(prefix[-1])), side="right")
-                left = self.potentials(mine, x, w, x[rows], exponent)
-                chosen[step] = start + rows[left.argmin()]
-                self.lower(mine, x, cells.x[chosen[step]][None])
-        return chosen
+    def pool(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame) -> NumpyPool:
+        return NumpyPool(self, x, weight, nearest)
 
 
-def _below(draws: np.ndarray, bound: int) -> np.ndarray:
-    """The high half of each draw of 64 bits times the bound, in Python's integers."""
-    return np.array([int(draw) * bound >> 64 for draw in draws])
+@dataclass
+class Candidate:
+    """A row that may become a centre; and the rows that it is nearer to than any centre, with D."""
+
+    row: int
+    near: np.ndarray
+    distances: np.ndarray
+
+
+class NumpyPool(Pool):
+    """Looks again at the candidate that gained most when it was last looked at: gains only ever fall."""
+
+    def __init__(self, backend: Backend, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray) -> None:
+        super().__init__(x, weight, nearest)
+        self._backend = backend
+        self._candidates: list[Candidate] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        for part in _blocks(len(rows), len(self.x)):
+            distances = self._backend.cross_distances(self.x[rows[part]], self.x)
+            for row, d in zip(rows[part], distances, strict=True):
+                near = np.flatnonzero(d < self.nearest)
+                self._candidates.append(Candidate(int(row), near, d[near]))
+
+    def choose(self, n: int, exponent: int, enough: int) -> np.ndarray:
+        chosen: list[int] = []
+        heap = [(-self._gain(c, exponent), i) for i, c in enumerate(self._candidates)]
+        heapq.heapify(heap)
+        taken, gained = set(), 0
+        while len(chosen) < n and gained < enough and heap and heap[0][0]:
+            i = heap[0][1]
+            gain = self._gain(self._candidates[i], exponent)
+            heapq.heapreplace(heap, (-gain, i))
+            if heap[0] != (-gain, i) or not gain:
+                continue
+            heapq.heappop(heap)
+            taken.add(i)
+            gained += gain
+            chosen.append(self._candidates[i].row)
+            self.nearest[self._candidates[i].near] = self._candidates[i].distances
+        self._candidates = [c for i, c in enumerate(self._candidates) if i not in taken]
+        return np.array(chosen, np.int64)
+
+    def _gain(self, c: Candidate, exponent: int) -> int:
+        """What a candidate gains now; rows that it is no longer nearer to leave its list."""
+        still = c.distances < self.nearest[c.near]
+        c.near, c.distances = c.near[still], c.distances[still]
+        w = 1.0 if self.weight is None else self.weight[c.near]
+        shares = [np.rint(np.ldexp(w * d, exponent)) for d in (self.nearest[c.near], c.distances)]
+        return int((shares[0].astype(np.int64) - shares[1].astype(np.int64)).sum())
 
 
 def _blocks(n: int, width: int) -> list[slice]:

@@ -75,7 +75,7 @@ MaxExcess = Annotated[
 Init = Annotated[
     str | None,
     typer.Option(
-        "--init", metavar="METHOD", help="auto, two-level, k-means++, random; minibatch: breathing (default: auto)."
+        "--init", metavar="METHOD", help="auto, pooled, k-means++, random; minibatch: breathing (default: auto)."
     ),
 ]
 NInit = Annotated[

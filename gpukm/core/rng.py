@@ -21,10 +21,8 @@ class Purpose(IntEnum):
     PORTION = 7
     PROBLEM = 10
     START_SAMPLE = 11
-    CELLS = 12
-    CELL_FIRST = 13
-    CELL_SHARE = 14
-    CELL_CHOICE = 15
+    FIRST_ROW = 12
+    CANDIDATES = 13
     SWAP = 16
 
 

@@ -81,9 +81,9 @@ def quantised_weights(problem: Problem, shard: Shard) -> Iterator[np.ndarray]:
 
 
 def auto_init(n_samples: int | None, k: int) -> str:
-    """The method that ``init="auto"`` means: greedy k-means++ where it takes no time, else two levels."""
+    """The method that ``init="auto"`` means: greedy k-means++ where it takes no time, else a pool."""
     few = n_samples is not None and k < _GREEDY_CLUSTERS and n_samples * k <= _GREEDY_DISTANCES
-    return "k-means++" if few else "two-level"
+    return "k-means++" if few else "pooled"
 
 
 def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:

@@ -23,7 +23,9 @@ class KMeans(CentroidEstimator):
     Parameters
     ----------
     n_clusters : int, default=8
-    init : {"k-means++", "two-level", "random", "auto"}, callable or array of shape (n_clusters, n_features)
+    init : {"auto", "pooled", "k-means++", "random"}, callable or array, default="auto"
+        As in :func:`gpukm.kmeans`; the default of scikit-learn is "k-means++". An array has the shape
+        (n_clusters, n_features).
     n_init : int or "auto", default="auto"
         Starts; "auto" makes one, or ten when ``init`` is random or callable.
     max_iter : int, default=300
@@ -59,7 +61,7 @@ class KMeans(CentroidEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "two-level", "random", "auto"}), callable, "array-like"],
+        "init": [StrOptions({"k-means++", "pooled", "random", "auto"}), callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -80,7 +82,7 @@ class KMeans(CentroidEstimator):
         self,
         n_clusters: int = 8,
         *,
-        init: Any = "k-means++",
+        init: Any = "auto",
         n_init: int | str = "auto",
         max_iter: int = 300,
         tol: float = 1e-4,

@@ -30,7 +30,7 @@ class MiniBatchKMeans(CentroidEstimator):
     Parameters
     ----------
     n_clusters : int, default=8
-    init : {"auto", "breathing", "k-means++", "two-level", "random"}, callable or array (n_clusters, n_features)
+    init : {"auto", "breathing", "k-means++", "pooled", "random"}, callable or array (n_clusters, n_features)
         "auto" is "breathing": random rows, improved by breathing k-means on the first batch.
     max_iter : int, default=100
         Limit on the work: ``fit`` labels at most about ``max_iter`` times as many rows as there are.
@@ -88,7 +88,7 @@ class MiniBatchKMeans(CentroidEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"auto", "breathing", "k-means++", "two-level", "random"}), callable, "array-like"],
+        "init": [StrOptions({"auto", "breathing", "k-means++", "pooled", "random"}), callable, "array-like"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],

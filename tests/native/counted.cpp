@@ -217,6 +217,27 @@ void batch(const Ops<float>& ops) {
     demand(solved[size_t(i)] && n_iter[size_t(i)] == kIterations, "a small fit went another way than it is counted for");
 }
 
+// Candidates among rows that have a centre in every second cluster.
+void pool(const Ops<float>& ops) {
+  Data<float> data(4096, 32, 256, 2.0);
+  void* prepared = ops.prepare(data.c.data(), data.k / 2, data.d, data.frame());
+  std::vector<double> nearest(size_t(data.n)), second(size_t(data.n));
+  ops.assign_two(data.x.data(), data.n, prepared, data.labels.data(), nearest.data(), second.data(), 1);
+  ops.release(prepared);
+  std::vector<int64_t> rows, chosen(64);
+  for (int64_t i = 0; i < 512; ++i) rows.push_back(8 * i);
+  void* pool = ops.pool_start(data.n, data.d);
+  count("starts, candidates scored, a row and candidate", data.n * int64_t(rows.size()), [&] {
+    ops.pool_add(pool, data.x.data(), data.frame(), nearest.data(), rows.data(), int64_t(rows.size()), 1);
+  });
+  count("starts, a choice", int64_t(chosen.size()), [&] {
+    const int64_t found = ops.pool_choose(pool, nullptr, 0x1p30, nearest.data(), int64_t(chosen.size()), INT64_MAX,
+                                          chosen.data(), 1);
+    demand(found == int64_t(chosen.size()), "fewer centres were chosen than are counted");
+  });
+  ops.pool_stop(pool);
+}
+
 }  // namespace
 
 int main() {
@@ -239,6 +260,7 @@ int main() {
   boxes(ops);
   heads(ops);
   sums(ops);
+  pool(ops);
   batch(ops);
   return 0;
 }

@@ -2,6 +2,7 @@
 //
 // Every unit that runs here is compared, bit for bit, with the definitions written out plainly below, on one thread and on
 // three. The last line is a digest of what the definitions gave: one number on every machine.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -364,6 +365,72 @@ void check_track(const std::string& name, const Case& a, const Data<X>& data, co
   ops.track_stop(tracker);
 }
 
+// Centres chosen from candidates, of which half come when some are chosen already.
+constexpr int64_t kCandidates = 50, kFirstChoices = 3, kThenChoices = 6;
+
+template <class X>
+struct Choices {
+  std::vector<int64_t> rows, chosen;  // candidates, and those that the definition chooses
+  std::vector<double> before, after;  // D of each row to the nearest centre
+  double scale;
+
+  Choices(const Case& a, const Data<X>& data, const double* w) {
+    for (int64_t j = 0; j < kCandidates && j < a.n; ++j) rows.push_back((j * 37 + 5) % a.n);
+    std::sort(rows.begin(), rows.end());
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+    const int64_t m = int64_t(rows.size());
+    std::vector<std::vector<double>> to;
+    double largest = 0;
+    for (const int64_t row : rows) {
+      to.emplace_back();
+      for (int64_t i = 0; i < a.n; ++i) {
+        to.back().push_back(distance(&data.x[size_t(i * a.d)], &data.x[size_t(row * a.d)], a.d));
+        largest = std::fmax(largest, to.back().back());
+      }
+    }
+    scale = scale_for(largest * 4 * double(a.n)) * 0x1p-21;
+    // A third of the rows have a candidate that is nearer by next to nothing.
+    for (int64_t i = 0; i < a.n; ++i)
+      before.push_back(i % 3 ? to[0][size_t(i)] : std::nextafter(to[size_t(i / 3 % m)][size_t(i)], kInf));
+    after = before;
+    for (int64_t step = 0; step < kFirstChoices + kThenChoices; ++step) {
+      int64_t best = -1, most = 0;
+      for (int64_t j = 0; j < (step < kFirstChoices ? m / 2 : m); ++j) {
+        int64_t gain = 0;
+        for (int64_t i = 0; i < a.n; ++i) {
+          const double v = to[size_t(j)][size_t(i)], near = after[size_t(i)], weight = w ? w[i] : 1.0;
+          if (v < near) gain += int64_t(std::rint(weight * near * scale)) - int64_t(std::rint(weight * v * scale));
+        }
+        if (gain > most) best = j, most = gain;
+      }
+      if (best < 0) continue;
+      chosen.push_back(rows[size_t(best)]);
+      for (int64_t i = 0; i < a.n; ++i) after[size_t(i)] = std::fmin(after[size_t(i)], to[size_t(best)][size_t(i)]);
+    }
+    into_digest(chosen);
+    into_digest(after);
+  }
+};
+
+template <class X>
+void check_pool(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops, const double* w,
+                const Choices<X>& expected, int threads) {
+  std::vector<double> nearest = expected.before;
+  std::vector<int64_t> chosen(size_t(kFirstChoices + kThenChoices));
+  const int64_t m = int64_t(expected.rows.size()), half = m / 2;
+  void* pool = ops.pool_start(a.n, a.d);
+  ops.pool_add(pool, data.x.data(), data.frame, nearest.data(), expected.rows.data(), half, threads);
+  int64_t found = ops.pool_choose(pool, w, expected.scale, nearest.data(), kFirstChoices, INT64_MAX,
+                                  chosen.data(), threads);
+  ops.pool_add(pool, data.x.data(), data.frame, nearest.data(), expected.rows.data() + half, m - half, threads);
+  found += ops.pool_choose(pool, w, expected.scale, nearest.data(), kThenChoices, INT64_MAX,
+                           chosen.data() + found, threads);
+  ops.pool_stop(pool);
+  chosen.resize(size_t(found));
+  expect(name + ": choices", chosen, expected.chosen);
+  expect(name + ": nearest after choices", nearest, expected.after);
+}
+
 template <class X>
 void check(const std::vector<const Table*>& tables, const Ops<X> Table::*member, const char* type) {
   for (const Case& a : kCases) {
@@ -371,6 +438,7 @@ void check(const std::vector<const Table*>& tables, const Ops<X> Table::*member,
     const auto path = paths(a, data);
     std::vector<Truth> truths;
     for (const auto& c : path) truths.push_back(truth(a, data, c));
+    const Choices<X> choices(a, data, nullptr), weighted(a, data, data.w.data());
     for (const Table* table : tables)
       for (const int threads : {1, 3}) {
         const Ops<X>& ops = table->*member;
@@ -380,6 +448,8 @@ void check(const std::vector<const Table*>& tables, const Ops<X> Table::*member,
         check_distances(name, a, data, ops, truths[0], threads);
         check_sums(name, a, data, ops, truths[0].labels, truths[3].labels, threads, table == tables[0] && threads == 1);
         check_track(name, a, data, ops, path, truths, When::never, When::never, threads);
+        check_pool(name, a, data, ops, nullptr, choices, threads);
+        check_pool(name + ", weighted", a, data, ops, data.w.data(), weighted, threads);
         if (a.d <= 8) check_track(name + ", in boxes", a, data, ops, path, truths, When::always, When::never, threads);
         if (a.d > 1) check_track(name + ", by heads", a, data, ops, path, truths, When::never, When::always, threads);
       }

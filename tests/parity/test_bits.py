@@ -49,7 +49,7 @@ def bits(result):
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("init", ["random", "k-means++", "two-level", "array"])
+@pytest.mark.parametrize("init", ["random", "k-means++", "pooled", "array"])
 def test_one_hash(init, dtype, weighted, metric):
     x, w = data(dtype, weighted)
     start = x[:15].copy() if init == "array" else init

@@ -65,7 +65,7 @@ def test_large_problems_go_through_the_engine_and_mix_with_small_ones(monkeypatc
     assert [r.digest() for r in kmeans_batched(list(X), 3)] == before
 
 
-@pytest.mark.parametrize("init", ["auto", "two-level", "random", lambda x, k, random_state: x[:k]])
+@pytest.mark.parametrize("init", ["auto", "pooled", "random", lambda x, k, random_state: x[:k]])
 def test_every_init_of_kmeans(init: Any) -> None:
     found = kmeans_batched(X, 4, init=init)
     alone = kmeans(X[2], 4, init=init, seed=int(found.seeds[2]), watched=True)

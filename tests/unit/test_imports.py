@@ -37,7 +37,7 @@ def test_the_engine_runs_without_the_outer_rooms(source: str, tmp_path) -> None:
         f"import sys\nfor name in {sorted(OUTER)!r}: sys.modules[name] = None\n"
         f"import numpy as np\nfrom gpukm import assign, kmeans, minibatch_kmeans\npath = {str(path)!r}\n"
         "x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)\nnp.save(path, x)\n"
-        f"for init in ('k-means++', 'two-level', 'random'): result = kmeans({source}, 4, init=init)\n"
+        f"for init in ('k-means++', 'pooled', 'random'): result = kmeans({source}, 4, init=init)\n"
         f"result = minibatch_kmeans({source}, 4)\n"
         "assert (assign(x, result.centroids).labels == result.labels).all()\nprint(result.counts.sum())"
     )

@@ -168,7 +168,7 @@ def test_breathing_repairs_what_random_rows_miss():
     assert start["auto"] < 1.05 * 8 * len(x) and start["random"] > 1.3 * start["auto"]
 
 
-@pytest.mark.parametrize("init", ["breathing", "k-means++", "two-level", "random", "array", "callable"])
+@pytest.mark.parametrize("init", ["breathing", "k-means++", "pooled", "random", "array", "callable"])
 def test_every_init(init):
     x = mixture(3000)
     start = {"array": x[:12], "callable": lambda rows, k, random_state: rows[:k]}.get(init, init)

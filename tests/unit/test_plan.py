@@ -98,7 +98,7 @@ class Counting(ArraySource):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("init", ["random", "k-means++", "two-level"])
+@pytest.mark.parametrize("init", ["random", "k-means++", "pooled"])
 def test_a_fit_makes_no_more_passes_than_planned(init: str, weighted: bool) -> None:
     rng = np.random.default_rng(0)
     raw = Counting(rng.normal(size=(3000, 3)), weight=rng.random(3000) if weighted else None)

@@ -70,7 +70,7 @@ def test_estimators_take_the_same_way_unless_they_print(solved: list[int], capsy
     ("x", "settings"),
     [
         (X, {"quality": "best"}),
-        (X, {"init": "two-level"}),
+        (X, {"init": "pooled"}),
         (X, {"init": lambda x, k, random_state: x[:k]}),
         (X, {"backend": "numpy"}),
         (np.repeat(X, 1000, axis=0), {"max_iter": 1}),

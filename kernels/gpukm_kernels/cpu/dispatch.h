@@ -114,14 +114,17 @@ struct Ops {
                 const X* previous, const double* r, X* mean, double* shift, double* gain, int threads);
   // Solves problems, one a thread; false where it was interrupted.
   bool (*batch)(const Batch<X>& problems, int threads);
-  // Chooses centres among the rows of each cell [starts[g], starts[g + 1]) by greedy k-means++ within it: steps
-  // [steps[g], steps[g + 1]) are its own, each with `trials` draws of 64 bits. nearest[i] is D to the nearest centre
-  // known to the cell: it is lowered by the rows points[arrivals[g]], ... first, then by every choice. A row is drawn in
-  // proportion to rint(w_i nearest_i scale). chosen[s] is a row, or -1 where a cell has no potential left. `trusted`
-  // says that no squared distance overflows X.
-  void (*seed_cells)(const X* x, const double* w, int64_t d, const int64_t* starts, int64_t cells,
-                     const int64_t* arrivals, const int64_t* points, const int64_t* steps, const uint64_t* draws,
-                     int64_t trials, double scale, bool trusted, double* nearest, int64_t* chosen, int threads);
+  // Candidates for centres, chosen greedily among n rows x, with weights w or null. nearest[i] is D to the nearest centre
+  // so far.
+  void* (*pool_start)(int64_t n, int64_t d);
+  void (*pool_stop)(void* pool);
+  // Takes m rows as candidates, and notes which rows they are nearer to than nearest[i].
+  void (*pool_add)(void* pool, const X* x, Frame frame, const double* nearest, const int64_t* rows, int64_t m,
+                   int threads);
+  // Chooses at most `most` of them, one by one, that lower the sum of rint(w_i nearest_i scale) most, the first taken of
+  // equals, until they lowered it by `enough`; lowers `nearest`. Returns how many there were.
+  int64_t (*pool_choose)(void* pool, const double* w, double scale, double* nearest, int64_t most, int64_t enough,
+                         int64_t* chosen, int threads);
 };
 
 struct Table {

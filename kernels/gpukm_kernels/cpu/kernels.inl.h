@@ -49,13 +49,13 @@ constexpr double kBoundFactor = GPUKM_BOUND_FACTOR;
 #include "batch_lloyd.inl.h"
 
 #include "batch.inl.h"
-#include "seed.inl.h"
+#include "pool.inl.h"
 
 template <class X>
 constexpr Ops<X> ops() {
   return {prepare<X>, release<X>, assign<X>, assign_two<X>, track_start<X>, track_stop<X>, track<X>,
           distances<X>, total<X>, column_range<X>, cross<X>, lower<X>, potentials<X>, accumulate<X>, means<X>, batch<X>,
-          seed_cells<X>};
+          pool_start<X>, pool_stop<X>, pool_add<X>, pool_choose<X>};
 }
 
 #define GPUKM_STRING_(x) #x

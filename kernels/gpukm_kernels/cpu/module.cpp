@@ -97,6 +97,28 @@ struct Tracker {
   }
 };
 
+// Rows that may become centres.
+template <class X>
+struct Pool {
+  void* state;
+  int64_t n, d;
+  Pool(int64_t n_, int64_t d_) : n(n_), d(d_) { state = ops<X>().pool_start(n, d); }
+  ~Pool() { ops<X>().pool_stop(state); }
+  Pool(const Pool&) = delete;
+
+  void add(In<X> x, In<double> center, double radius, In<double> nearest, In<int64_t> rows, int threads) {
+    nb::gil_scoped_release release;
+    ops<X>().pool_add(state, x.data(), Frame{center.data(), radius}, nearest.data(), rows.data(), int64_t(rows.size()),
+                      team(threads, values(x) * values(rows)));
+  }
+  int64_t choose(nb::object w, double scale, Out<double> nearest, int64_t enough, Out<int64_t> chosen, int threads) {
+    const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
+    nb::gil_scoped_release release;
+    return ops<X>().pool_choose(state, weights, scale, nearest.data(), int64_t(chosen.size()), enough, chosen.data(),
+                                team(threads, 8 * values(nearest)));
+  }
+};
+
 // Whether Python was told to stop (Ctrl-C), looked up ten times a second at most.
 bool interrupted() {
   using Clock = std::chrono::steady_clock;
@@ -109,7 +131,7 @@ bool interrupted() {
 }
 
 template <class X>
-void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) {
+void bind(nb::module_& m, const char* centroids_name, const char* tracker_name, const char* pool_name) {
   nb::class_<Tracker<X>>(m, tracker_name)
       .def(nb::init<int64_t, int64_t, int64_t, In<int32_t>, int, int>())
       .def("assign", &Tracker<X>::assign)
@@ -117,6 +139,11 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
       .def_prop_ro("pairs", [](const Tracker<X>& t) { return t.progress.pairs; })
       .def_prop_ro("movers", [](const Tracker<X>& t) { return t.progress.movers; })
       .def_prop_ro("plan", [](const Tracker<X>& t) { return int(t.progress.plan); });
+  nb::class_<Pool<X>>(m, pool_name)
+      .def(nb::init<int64_t, int64_t>())
+      .def("add", &Pool<X>::add)
+      .def("choose", &Pool<X>::choose, nb::arg("w").none(), nb::arg("scale"), nb::arg("nearest"), nb::arg("enough"),
+           nb::arg("chosen"), nb::arg("threads"));
   nb::class_<Centroids<X>>(m, centroids_name).def(nb::init<In<X>, In<double>, double>());
   m.def("assign", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, int threads) {
     nb::gil_scoped_release release;
@@ -246,19 +273,6 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name) 
       nb::arg("spherical"), nb::arg("solved"), nb::arg("centroids"), nb::arg("labels"), nb::arg("inertia"),
       nb::arg("total_weight"), nb::arg("n_iter"), nb::arg("best_init"), nb::arg("rechecked"), nb::arg("stop"),
       nb::arg("counts"), nb::arg("weights"), nb::arg("constant"), nb::arg("history"), nb::arg("threads"));
-  m.def(
-      "seed_cells",
-      [](In<X> x, nb::object w, In<int64_t> starts, In<int64_t> arrivals, In<int64_t> points, In<int64_t> steps,
-         In<uint64_t> draws, double scale, bool trusted, Out<double> nearest, Out<int64_t> chosen, int threads) {
-        const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
-        nb::gil_scoped_release release;
-        ops<X>().seed_cells(x.data(), weights, int64_t(x.shape(1)), starts.data(), int64_t(starts.shape(0)) - 1,
-                            arrivals.data(), points.data(), steps.data(), draws.data(), int64_t(draws.shape(1)),
-                            scale, trusted, nearest.data(), chosen.data(),
-                            team(threads, values(x) * double(draws.shape(0) + points.shape(0))));
-      },
-      nb::arg("x"), nb::arg("w").none(), nb::arg("starts"), nb::arg("arrivals"), nb::arg("points"), nb::arg("steps"),
-      nb::arg("draws"), nb::arg("scale"), nb::arg("trusted"), nb::arg("nearest"), nb::arg("chosen"), nb::arg("threads"));
 }
 
 }  // namespace
@@ -267,6 +281,6 @@ NB_MODULE(_cpu, m) {
   m.def("isa", [] { return std::string(table().name); });
   m.attr("SUM_BINS") = gpukm::kSumBins;
   m.def("max_threads", [] { return omp_get_max_threads(); });
-  bind<float>(m, "CentroidsF32", "TrackerF32");
-  bind<double>(m, "CentroidsF64", "TrackerF64");
+  bind<float>(m, "CentroidsF32", "TrackerF32", "PoolF32");
+  bind<double>(m, "CentroidsF64", "TrackerF64", "PoolF64");
 }

@@ -619,10 +619,10 @@ struct Best {
   }
 };
 
-// Evaluates D for every centroid that a row's threshold does not rule out; returns the evaluations made.
-template <class X, class T, Form F>
-inline int64_t decide_tile(const Packed<X, T>& p, const X* centroids, const Tile<T>& tile, const T* panel,
-                           const Facts<T>& facts, const T* threshold, const X* const* rows, int64_t count, Best* best) {
+// Calls visit(lane, place) for every centroid of a tile that a row's threshold, a score, does not rule out.
+template <class X, class T, Form F, class Visit>
+inline void within_tile(const Packed<X, T>& p, const Tile<T>& tile, const T* panel, const Facts<T>& facts,
+                        const T* threshold, int64_t count, Visit visit) {
   constexpr int L = kLanes<T>;
   Vec<T> limit[2];
   for (int v = 0; v < 2; ++v) {
@@ -634,25 +634,26 @@ inline int64_t decide_tile(const Packed<X, T>& p, const X* centroids, const Tile
       limit[v] = t + error_bound(p, tile, facts, v);
     }
   }
-  int64_t compared = 0;
-  for_blocks_of<F>(
-      p, tile, panel, facts, [&](int64_t place, Vec<T>(&s)[kBlock][2]) {
-        for (int r = 0; r < kBlock; ++r) {
-          const int32_t j = p.index[place + r];
-          if (j < 0) continue;
-          for (int v = 0; v < 2; ++v) {
-            for (Mask m = not_greater(s[r][v], limit[v]); m; m &= m - 1) {
-              const int64_t lane = v * L + __builtin_ctz(m);
-              if (lane >= count) break;
-              const double v2 = exact_distance(rows[lane], centroids + int64_t(j) * p.d, p.d);
-              best[lane].take(v2, j);
-              if (p.copies[place + r] > 1 && v2 < best[lane].second) best[lane].second = v2;
-              ++compared;
-            }
-          }
+  for_blocks_of<F>(p, tile, panel, facts, [&](int64_t place, Vec<T>(&s)[kBlock][2]) {
+    // Few blocks hold one: the least score of each lane tells.
+    Vec<T> least[2] = {s[0][0], s[0][1]};
+#pragma GCC unroll 16
+    for (int r = 1; r < kBlock; ++r) {
+      least[0] = vmin(least[0], s[r][0]);
+      least[1] = vmin(least[1], s[r][1]);
+    }
+    if (!(not_greater(least[0], limit[0]) | not_greater(least[1], limit[1]))) return;
+    for (int r = 0; r < kBlock; ++r) {
+      if (p.index[place + r] < 0) continue;
+      for (int v = 0; v < 2; ++v) {
+        for (Mask m = not_greater(s[r][v], limit[v]); m; m &= m - 1) {
+          const int64_t lane = v * L + __builtin_ctz(m);
+          if (lane >= count) break;
+          visit(lane, place + r);
         }
-      });
-  return compared;
+      }
+    }
+  });
 }
 
 // The arithmetics of screening, from the fastest to the most accurate.
@@ -731,8 +732,13 @@ Counts decide(const X* x, const Prepared<X>& prepared, const Packed<X, T>& p, Pe
     }
     pack_panel<F>(rows, p, room, panel, facts);
     for (int64_t t = 0; t < p.n_tiles; ++t)
-      counts.compared += decide_tile<X, T, F>(p, prepared.centroids.data(), p.tiles[t], panel, facts,
-                                                       threshold, rows, count, best);
+      within_tile<X, T, F>(p, p.tiles[t], panel, facts, threshold, count, [&](int64_t lane, int64_t place) {
+        const int32_t j = p.index[place];
+        const double v = exact_distance(rows[lane], prepared.centroids.data() + int64_t(j) * p.d, p.d);
+        best[lane].take(v, j);
+        if (p.copies[place] > 1 && v < best[lane].second) best[lane].second = v;
+        ++counts.compared;
+      });
     for (int64_t r = 0; r < count; ++r) {
       const int64_t row = pending.row[i + r];
       labels[row] = best[r].label;

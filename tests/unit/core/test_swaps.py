@@ -11,7 +11,7 @@ from gpukm.core import swaps
 from gpukm.errors import ConfigError
 from gpukm.functional import Resume, fit_iter, kmeans
 from gpukm.sources.array import ArraySource
-from tests.unit.core.test_twolevel import BACKENDS, Streamed, mixture, problem
+from tests.unit.core.test_pooled import BACKENDS, Streamed, mixture, problem
 
 
 @pytest.mark.parametrize("seed", range(4))

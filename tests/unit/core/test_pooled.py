@@ -11,7 +11,7 @@ from gpukm_kernels import native_status
 from gpukm.backends import select
 from gpukm.core import rng
 from gpukm.core.lloyd import Problem
-from gpukm.core.twolevel import Shape, stratified, two_level
+from gpukm.core.pooled import Shape, pooled, stratified
 from gpukm.functional import kmeans, look_at
 from gpukm.sources.array import ArraySource
 
@@ -49,27 +49,16 @@ def digest(x: np.ndarray) -> str:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(1, 0), (6, 0), (6, 3)])
-def test_same_bits_whatever_runs_it(
-    shape: tuple[int, int], dtype: type, weighted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cells, neighbours = shape
-    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(400, cells, neighbours, 5)))
+def test_same_bits_whatever_runs_it(dtype: type, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(400, 3)))
     x = mixture(1000, 11, 30).astype(dtype)
     w = np.random.default_rng(1).exponential(size=1000) * (np.arange(1000) % 7 > 0) if weighted else None
     runs = [(backend, kind, {}) for backend in BACKENDS for kind in (ArraySource, Streamed)]
     runs += [(BACKENDS[-1], Streamed, {"batch_size": 77}), (BACKENDS[-1], ArraySource, {"n_shards": 3})]
     runs += [(BACKENDS[-1], Streamed, {"batch_size": 301, "n_shards": 2}), (BACKENDS[-1], ArraySource, {"threads": 1})]
-    found = {digest(two_level(problem(kind(x, weight=w), 40, b, **cut), 40, 5)) for b, kind, cut in runs}
+    runs += [(BACKENDS[-1], ArraySource, {"threads": 5})]
+    found = {digest(pooled(problem(kind(x, weight=w), 90, b, **cut), 90, 5)) for b, kind, cut in runs}
     assert len(found) == 1
-
-
-@pytest.mark.skipif(not native, reason="needs the native kernels")
-def test_threads_that_share_a_cell_choose_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(3000, 1, 0, 24)))
-    x = mixture(3000, 60, 10)
-    runs = [("numpy", 1), ("cpu", 1), ("cpu", 2), ("cpu", 5)]
-    assert len({digest(two_level(problem(ArraySource(x), 12, b, n), 12, 6)) for b, n in runs}) == 1
 
 
 @pytest.mark.skipif(not native, reason="needs the native kernels")
@@ -80,34 +69,66 @@ def test_screening_changes_nothing(scale: float) -> None:
     x[:300] = x[300:600]
     x[7] *= 1e4
     for rows in (x * np.float32(scale), x + np.float32(1e5)):
-        found = {digest(two_level(problem(ArraySource(rows), 450, b), 450, 1)) for b in BACKENDS}
+        found = {digest(pooled(problem(ArraySource(rows), 450, b), 450, 1)) for b in BACKENDS}
         assert len(found) == 1
 
 
-def test_the_choices_are_those_of_greedy_k_means_plus_plus() -> None:
-    """One cell of all rows, against a plain restatement over exact integers."""
-    x = mixture(120, 5, 8)
-    w = np.random.default_rng(2).uniform(0.5, 2, 120)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_pool_chooses_what_gains_most(backend: str, weighted: bool) -> None:
+    """Candidates that come in turns with choices, against a restatement that looks at all of them every time."""
+    x = np.concatenate([mixture(300, 5, 12), mixture(300, 5, 12)[:60]])
+    w = np.random.default_rng(2).uniform(0.5, 2, len(x)) if weighted else None
+    given = problem(ArraySource(x, weight=w), 8, backend)
+    d = given.shards[0].backend.cross_distances(x, x)
+    nearest, expected, exponent = d[7].copy(), d[7].copy(), 40
+    pool = given.shards[0].backend.pool(x, w, nearest, given.frame)
+
+    def share(v: np.ndarray) -> np.ndarray:
+        """Potential of rows at such distances."""
+        return np.rint(np.ldexp(v if w is None else w * v, exponent)).astype(np.int64)
+
+    candidates: list[int] = []
+    for start, n in ((0, 4), (3, 1), (1, 9)):
+        added = np.arange(start, len(x), 4)
+        pool.add(added)
+        candidates += added.tolist()
+        plain = []
+        for _ in range(n):
+            gains = [int((share(expected) - share(np.minimum(expected, d[c]))).sum()) for c in candidates]
+            plain.append(candidates.pop(int(np.argmax(gains))))
+            expected = np.minimum(expected, d[plain[-1]])
+        exponent -= 1
+        assert pool.choose(n, exponent + 1, 1 << 62).tolist() == plain
+        np.testing.assert_array_equal(nearest, expected)
+    before = int(share(nearest).sum())
+    assert 1 < len(pool.choose(len(x), exponent, before // 2)) < len(candidates)
+    assert before // 4 < share(nearest).sum() <= before - before // 2
+    pool.choose(len(x), exponent, 1 << 62)
+    assert (nearest[candidates] == 0).all() and len(pool.choose(5, exponent, 1 << 62)) == 0
+
+
+def test_candidates_are_drawn_by_potential(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round draws so many rows a centre, each by its share of the potential, and none of them twice."""
     backend = select("numpy", "auto", None).backend
-    k, trials = 9, Shape.of(120, 9).trials
-    found = two_level(problem(ArraySource(x, weight=w), k), k, 3)
-    place = [int(np.flatnonzero((x == row).all(axis=1))[0]) for row in found]
-    d = backend.cross_distances(x, x)
-    for step in range(1, k):
-        nearest = d[:, place[:step]].min(axis=1)
-        # What is left by the choice is no more than what most rows drawn would leave.
-        left = (w[:, None] * np.minimum(nearest[:, None], d)).sum(axis=0)
-        chance = w * nearest / (w * nearest).sum()
-        better = chance[left < left[place[step]] * (1 - 1e-9)].sum()
-        assert (1 - better) ** trials > 1e-6 or better < 0.9
-        assert nearest[place[step]] > 0
+    added: list[np.ndarray] = []
+    pool = type(backend.pool(np.zeros((1, 1)), None, np.zeros(1), None))
+    add = pool.add
+    monkeypatch.setattr(pool, "add", lambda self, rows: (added.append(rows), add(self, rows))[1])
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(10_000, 4)))
+    x = np.concatenate([np.zeros(9000), np.linspace(1, 2, 1000)])[:, None]
+    found = pooled(problem(ArraySource(x), 7, "numpy"), 7, 3)
+    rows = np.concatenate(added)
+    assert len(np.unique(rows)) == len(rows) <= 4 * 6
+    assert [len(r) for r in added[:1]] == [4] and (np.concatenate(added[1:]) >= 9000).all()
+    assert found.shape == (7, 1) and (found[1:] != found[0]).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_group_far_from_the_others_gets_a_centre(backend: str) -> None:
     rng = np.random.default_rng(0)
     x = (1e3 * rng.normal(size=(40, 3))[np.arange(4000) % 40] + rng.normal(size=(4000, 3))).astype(np.float32)
-    result = kmeans(x, 40, init="two-level", seed=1, backend=backend)
+    result = kmeans(x, 40, init="pooled", seed=1, backend=backend)
     assert np.bincount(result.labels, minlength=40).tolist() == [100] * 40
 
 
@@ -115,7 +136,7 @@ def test_every_group_far_from_the_others_gets_a_centre(backend: str) -> None:
 def test_fewer_different_rows_than_clusters(k: int) -> None:
     x = np.repeat(np.arange(4.0)[:, None], 200, axis=0)
     for seed in range(3):
-        found = two_level(problem(ArraySource(x), k), k, seed)
+        found = pooled(problem(ArraySource(x), k), k, seed)
         assert found.shape == (k, 1) and sorted(set(found[:, 0])) == [0.0, 1.0, 2.0, 3.0]
 
 
@@ -153,10 +174,10 @@ def test_strata_cover_the_line_without_a_bias() -> None:
         assert rng.below(draws, bound).tolist() == [int(draw) * bound >> 64 for draw in draws]
 
 
-def test_shapes_grow_with_thelook_at() -> None:
-    assert Shape.of(10**9, 100).cells == 1 and Shape.of(10**9, 1000).cells > 1
-    for k in (1, 8, 100, 399, 400, 1000, 4096, 65_536):
-        for n in (k, 10 * k, 100 * k, 10**9):
-            shape = Shape.of(n, k)
-            assert min(n, k) <= shape.rows <= n
-            assert shape.rows <= 50 * k and shape.trials % 4 == 0
+@pytest.mark.parametrize("k", [1, 8, 100, 1000, 4096, 65_536])
+def test_a_start_costs_no_more_than_two_passes(k: int) -> None:
+    for n in (k, 2 * k, 10 * k, 100 * k, 10**9):
+        shape = Shape.of(n, k)
+        assert min(n, k) <= shape.rows <= n
+        # A row is a candidate once.
+        assert shape.rows * min(shape.trials * k, shape.rows) <= 2 * n * k
