@@ -199,13 +199,20 @@ def gpukm_plain(problem: Problem, threads: int) -> FitFunction:
 
 def gpukm_mini_batch(problem: Problem, threads: int) -> FitFunction:
     """MiniBatchKMeans of gpukm; iterations i ask for an inertia that more would lower by 10% / i. Threads by OMP."""
+    return _gpukm_mini_batch(problem, problem.x[problem.rows])
+
+
+def gpukm_seeded_mini_batch(problem: Problem, threads: int) -> FitFunction:
+    """The same from a start of its own, in its time."""
+    return _gpukm_mini_batch(problem, "pooled")
+
+
+def _gpukm_mini_batch(problem: Problem, init: np.ndarray | str) -> FitFunction:
+    """Mini-batches from given rows, or by a method."""
     from gpukm import MiniBatchKMeans
 
     def fit(iterations: int) -> Fit:
-        start = problem.x[problem.rows]
-        model = MiniBatchKMeans(
-            problem.k, init=start, max_excess=0.1 / iterations, compute_labels=False, random_state=0
-        )
+        model = MiniBatchKMeans(problem.k, init=init, max_excess=0.1 / iterations, compute_labels=False, random_state=0)
         return Fit(model.fit(problem.x).cluster_centers_, iterations)
 
     return fit
@@ -264,6 +271,7 @@ CONTENDERS = {
     "gpukm-seeded": Contender(gpukm_seeded, "gpukm", "gpukm", converges=True, lloyd=False),
     "gpukm-plain": Contender(gpukm_plain, "gpukm", "gpukm", converges=True, lloyd=True),
     "gpukm-mini-batch": Contender(gpukm_mini_batch, "gpukm", "gpukm", converges=False, lloyd=False),
+    "gpukm-seeded-mini-batch": Contender(gpukm_seeded_mini_batch, "gpukm", "gpukm", converges=False, lloyd=False),
     "mini-batch": Contender(mini_batch, "sklearn", "scikit-learn", converges=False, lloyd=False),
 }
 PACKAGES = (*dict.fromkeys(c.package for c in CONTENDERS.values() if c.package != GPUKM), "numpy")

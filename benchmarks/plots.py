@@ -26,6 +26,7 @@ STYLES = {
     "superkmeans-hierarchical": ("#8C5FA8", "P"),
     "gpukm-seeded": ("#A33B00", "*"),
     "gpukm-mini-batch": ("#E69F00", "o"),
+    "gpukm-seeded-mini-batch": ("#B8860B", "*"),
     "mini-batch": ("#7F7F7F", "X"),
     "ceiling": ("#000000", ""),
 }

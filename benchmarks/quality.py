@@ -6,11 +6,12 @@ Usage: python benchmarks/quality.py [--only NAMES] [--contenders NAMES] [--embed
 Every point is a fit of its own, stopped after so many iterations, with everything it takes from the rows to the
 centroids; labels that take a second call are not counted. What an iteration is, is the contender's: Lloyd's on all rows
 for gpukm, scikit-learn, intelex, faiss and superkmeans; 25 batches of 1,024 rows for mini-batch; a refinement for
-superkmeans-hierarchical; gpukm-mini-batch is asked for an excess of 10% over their number. superkmeans-hierarchical and
-gpukm-seeded make starts of their own, within their time; all others start from the same rows. A contender goes on to
-more iterations until it has converged or took longer than the limit.
+superkmeans-hierarchical; gpukm's mini-batches are asked for an excess of 10% over their number. What is called seeded
+and superkmeans-hierarchical make starts of their own, within their time; all others start from the same rows. A
+contender goes on to more iterations until it has converged or took longer than the limit.
 
-The figure is the time of the first point whose inertia is within 1% of that of gpukm's converged fit.
+The figure is the time of the first point whose inertia is within 1% of that of gpukm's converged fit; beside it stands
+the same against the lowest inertia of all points of all contenders.
 """
 
 from __future__ import annotations
@@ -145,13 +146,18 @@ def main() -> None:
         )
         target = converged["inertia"] * (1 + WITHIN)
         within = {key: reached(line, target) for key, line in points.items()}
+        lowest = min(converged["inertia"], *(point["inertia"] for line in points.values() for point in line))
+        near_best = {key: reached(line, lowest * (1 + WITHIN)) for key, line in points.items()}
         end = "converged" if converged["converged"] else "did not converge"
         print(f"\n{given.title} ({given.origin})")
         print(f"  gpukm {end} in {converged['iterations']} iterations at {converged['inertia']:.8g}")
         for key, line in points.items():
             best = min(point["inertia"] for point in line)
-            when = "never within 1%" if within[key] is None else f"within 1% after {within[key]:.3f} s"
-            print(f"  {key:<25} {when:<28} best of {len(line)} points {best / converged['inertia'] - 1:+.3%}")
+            when, then = ("never" if t is None else f"{t:.3f} s" for t in (within[key], near_best[key]))
+            print(
+                f"  {key:<25} within 1%: {when:<10} of the best: {then:<10} "
+                f"lowest of {len(line)} points {best / converged['inertia'] - 1:+.3%}"
+            )
         for key, reason in unfit.items():
             print(f"  {key:<25} left out: {reason}", flush=True)
         rows.append(
@@ -162,6 +168,7 @@ def main() -> None:
                 "converged": converged,
                 "target": target,
                 "seconds_to_within_1_percent": within,
+                "seconds_to_within_1_percent_of_the_best": near_best,
                 "points": points,
                 "left_out": unfit,
             }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Labels, distances and what else a row held in memory has beside its features and its bounds.
 _ROW_STATE_BYTES = 32
 #: What candidates for centres list of a sampled row, for each that is drawn a centre, while lists are made.
-_LISTED_BYTES = 80
+_LISTED_BYTES = 120
 #: Passes that fitting a step makes, robust at most, beside the one that all share.
 _FITTING_PASSES = {"standardize": 1, "minmax": 1, "robust": 5, "pca": 2}
 #: The interpreter, NumPy, Arrow and the rest, once all of them are in use.

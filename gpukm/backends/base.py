@@ -84,20 +84,24 @@ class Pool(ABC):
     ----------
     x : ndarray of shape (n, n_features)
     weight : ndarray of float64 of shape (n,) or None
+    labels : ndarray of int32 of shape (n,)
+        The centre that each row is nearest to.
     nearest : ndarray of float64 of shape (n,)
-        D of each row to its nearest centre; lowered in place by every choice.
+        D of each row to it; both change in place with every choice.
     """
 
-    def __init__(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray) -> None:
-        self.x, self.weight, self.nearest = x, weight, nearest
+    def __init__(self, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, nearest: np.ndarray) -> None:
+        self.x, self.weight, self.labels, self.nearest = x, weight, labels, nearest
 
     @abstractmethod
     def add(self, rows: np.ndarray) -> None:
         """Take rows (m,) int64 as candidates; of those with the same bits one may stand for all, the first."""
 
     @abstractmethod
-    def choose(self, n: int, exponent: int, enough: int) -> np.ndarray:
+    def choose(self, n: int, first: int, exponent: int, enough: int) -> np.ndarray:
         """Choose n candidates at most, each time the one of the largest gain, the first that was added of equals.
+
+        They become the centres ``first``, ``first + 1`` and so on.
 
         A gain is what a choice takes from the sum of ``rint(w * nearest * 2**exponent)``. Fewer are chosen where they
         gained ``enough`` together, or no other gains anything.
@@ -235,5 +239,7 @@ class Backend(ABC):
         raise NotImplementedError(f"backend {self.name} has no kernel for many small problems")
 
     @abstractmethod
-    def pool(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame) -> Pool:
-        """Make a pool of no candidates yet; its parameters are its attributes, and ``nearest`` is not copied."""
+    def pool(
+        self, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, nearest: np.ndarray, frame: Frame
+    ) -> Pool:
+        """Make a pool of no candidates yet; arrays are not copied."""

@@ -238,17 +238,17 @@ class CpuBackend(Backend):
             threads,
         )
 
-    def pool(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame) -> Pool:
-        return NativePool(x, weight, nearest, frame, self._cpu, self._threads)
+    def pool(
+        self, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, nearest: np.ndarray, frame: Frame
+    ) -> Pool:
+        return NativePool(self._cpu, self._threads, frame, x, weight, labels, nearest)
 
 
 class NativePool(Pool):
     """The pool of the native kernels."""
 
-    def __init__(
-        self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame, cpu: Any, threads: int
-    ) -> None:
-        super().__init__(x, weight, nearest)
+    def __init__(self, cpu: Any, threads: int, frame: Frame, x: np.ndarray, *rows: Any) -> None:
+        super().__init__(x, *rows)
         self._center, self._radius = np.ascontiguousarray(frame.center, np.float64), frame.radius
         self._pool = (cpu.PoolF32 if x.dtype == np.float32 else cpu.PoolF64)(*x.shape)
         self._threads = threads
@@ -256,10 +256,10 @@ class NativePool(Pool):
     def add(self, rows: np.ndarray) -> None:
         self._pool.add(self.x, self._center, self._radius, self.nearest, rows, self._threads)
 
-    def choose(self, n: int, exponent: int, enough: int) -> np.ndarray:
-        chosen = np.empty(n, np.int64)
-        scale = float(np.ldexp(1.0, exponent))
-        return chosen[: self._pool.choose(self.weight, scale, self.nearest, enough, chosen, self._threads)]
+    def choose(self, n: int, first: int, exponent: int, enough: int) -> np.ndarray:
+        chosen, scale = np.empty(n, np.int64), float(np.ldexp(1.0, exponent))
+        found = self._pool.choose(self.weight, scale, self.labels, self.nearest, first, enough, chosen, self._threads)
+        return chosen[:found]
 
 
 def group_count(row_bytes: int, n_clusters: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -137,8 +138,10 @@ class NumpyBackend(Backend):
             total += np.rint(np.ldexp(d, exponent)).astype(np.int64).sum(axis=0)
         return total
 
-    def pool(self, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray, frame: Frame) -> NumpyPool:
-        return NumpyPool(self, x, weight, nearest)
+    def pool(
+        self, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, nearest: np.ndarray, frame: Frame
+    ) -> NumpyPool:
+        return NumpyPool(self, x, weight, labels, nearest)
 
 
 @dataclass
@@ -153,8 +156,8 @@ class Candidate:
 class NumpyPool(Pool):
     """Looks again at the candidate that gained most when it was last looked at: gains only ever fall."""
 
-    def __init__(self, backend: Backend, x: np.ndarray, weight: np.ndarray | None, nearest: np.ndarray) -> None:
-        super().__init__(x, weight, nearest)
+    def __init__(self, backend: Backend, *rows: Any) -> None:
+        super().__init__(*rows)
         self._backend = backend
         self._candidates: list[Candidate] = []
 
@@ -165,7 +168,7 @@ class NumpyPool(Pool):
                 near = np.flatnonzero(d < self.nearest)
                 self._candidates.append(Candidate(int(row), near, d[near]))
 
-    def choose(self, n: int, exponent: int, enough: int) -> np.ndarray:
+    def choose(self, n: int, first: int, exponent: int, enough: int) -> np.ndarray:
         chosen: list[int] = []
         heap = [(-self._gain(c, exponent), i) for i, c in enumerate(self._candidates)]
         heapq.heapify(heap)
@@ -181,6 +184,7 @@ class NumpyPool(Pool):
             gained += gain
             chosen.append(self._candidates[i].row)
             self.nearest[self._candidates[i].near] = self._candidates[i].distances
+            self.labels[self._candidates[i].near] = first + len(chosen) - 1
         self._candidates = [c for i, c in enumerate(self._candidates) if i not in taken]
         return np.array(chosen, np.int64)
 

@@ -9,19 +9,22 @@ gain as others are chosen; and those not chosen stay in the pool.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpukm.backends.base import Backend, Frame
 from gpukm.core import rng
-from gpukm.core.exact import exact_sum, fold, to_float
 from gpukm.core.lloyd import Problem
 from gpukm.core.rng import Purpose
-from gpukm.core.seeding import Draws, finer, first_exponent, gather, quantised_weights
+from gpukm.core.seeding import DRAW_BITS, Draws, gather, quantised_weights
+from gpukm.core.shard import Shard
 
 #: The part of the potential at which candidates are drawn anew: those there are may have none where it is left.
 _LEFT = 4
+#: Rows that the candidates of a round are expected to list at most, for each that is drawn a centre and each row.
+_LISTED = 4
 #: First centres are chosen from so much fewer rows.
 _FEWER = 8
 
@@ -68,11 +71,14 @@ def pooled(problem: Problem, k: int, seed: int) -> np.ndarray:
 def stratified(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Draw about m rows in proportion to weight, one from each m-th part of the total, in one pass over the rows.
 
+    Rows so heavy that they would be drawn for sure are taken with their weight, and the others drawn from what is left.
+
     Returns
     -------
     x : ndarray of shape (n, n_features)
     weight : ndarray of float64 of shape (n,) or None
-        How often each was drawn; or, where that would be nearly all rows, all of positive weight with their weights.
+        What each stands for, one being a part; or, where that would be nearly all rows, all of positive weight with
+        their weights.
     """
     if m >= problem.scan.n_positive:
         parts = [(b.x, b.weight) for shard in problem.shards for b in shard.blocks()]
@@ -82,14 +88,46 @@ def stratified(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndar
         x = x if used.all() else x[used]
         return x, None if all(w is None for _, w in parts) else weight[used]
     if any(w is not None for shard in problem.shards for _, w in shard.row_weights()):
-        draws = Draws.of(problem, lambda shard: quantised_weights(problem, shard))
-        targets = rng.strata(draws.total, m, seed, Purpose.START_SAMPLE, 0)
-        places, counts = np.unique(draws.locate(targets), axis=0, return_counts=True)
-        return gather(problem, places), None if (counts == 1).all() else counts.astype(np.float64)
+        return _stratified_by_weight(problem, m, seed)
     targets = rng.strata(problem.scan.n_samples, m, seed, Purpose.START_SAMPLE, 0)
     ends = np.cumsum([shard.n_samples for shard in problem.shards])
     shard = np.searchsorted(ends, targets, side="right")
     return gather(problem, np.column_stack([shard, targets - np.concatenate([[0], ends])[shard]])), None
+
+
+def _stratified_by_weight(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """About m rows in proportion to their weights."""
+    least = 1 << 62  # from which on a row is taken for sure
+
+    def light(shard: Shard) -> Iterator[np.ndarray]:
+        """Weights as integers, those of heavy rows as zero."""
+        for q in quantised_weights(problem, shard):
+            yield np.where(q < least, q, 0)
+
+    def heavy(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
+        """Heavy rows and their weights as integers."""
+        q = np.concatenate([np.empty(0, np.int64), *quantised_weights(problem, shard)])
+        rows = np.flatnonzero(q >= least)
+        return rows, q[rows]
+
+    while True:
+        draws, found = Draws.of(problem, light), problem.executor.map(heavy, problem.shards)
+        n_heavy = sum(len(rows) for rows, _ in found)
+        # Where heavy rows are taken out parts are smaller, and others may be heavy.
+        part = draws.total / max(1, m - n_heavy)
+        if part >= least or not draws.total:
+            break
+        if not any((q >= part).any() for shard in problem.shards for q in light(shard)):
+            break
+        least = math.ceil(part)
+    places = np.concatenate([np.column_stack([np.full(len(rows), i), rows]) for i, (rows, _) in enumerate(found)])
+    weight = np.concatenate([q for _, q in found]) / (part or 1.0)
+    if draws.total:
+        targets = rng.strata(draws.total, m - n_heavy, seed, Purpose.START_SAMPLE, 0)
+        others, counts = np.unique(draws.locate(targets), axis=0, return_counts=True)
+        places, weight = np.concatenate([places, others]), np.concatenate([weight, counts])
+    order = np.lexsort((places[:, 1], places[:, 0]))
+    return gather(problem, places[order]), None if (weight == 1).all() else weight[order]
 
 
 def _choose(
@@ -103,10 +141,12 @@ def _choose(
         if upto <= len(chosen):
             continue
         part, w = np.ascontiguousarray(x[::stride]), None if weight is None else np.ascontiguousarray(weight[::stride])
-        nearest, exponent = _nearest(backend, frame, part, x[chosen]), _exponent_of(part, w)
-        pool, known = backend.pool(part, w, nearest, frame), np.zeros(len(part), bool)
+        labels = np.empty(len(part), np.int32)
+        backend.assign(part, backend.prepare(x[chosen], frame), labels)
+        nearest = backend.distances(part, x[chosen], labels)
+        pool, known = backend.pool(part, w, labels, nearest, frame), np.zeros(len(part), bool)
         while len(chosen) < upto:
-            share, exponent = _shares(nearest, w, exponent)
+            share, exponent = _shares(nearest, w)
             ends = np.cumsum(share)
             if not ends[-1]:
                 break
@@ -114,43 +154,39 @@ def _choose(
             targets = rng.strata(int(ends[-1]), n * trials, seed, Purpose.CANDIDATES, drawn)
             rows = np.unique(np.searchsorted(ends, targets, side="right"))
             rows = rows[~known[rows]]
+            part_of = _affordable(labels, rows, _LISTED * trials * len(part))
+            rows = rows[np.linspace(0, len(rows), math.ceil(part_of * len(rows)), endpoint=False).astype(np.int64)]
             known[rows] = True
-            # A row that was drawn has a share, so it or its like would gain that: at least one is chosen.
             pool.add(rows)
-            enough = int(ends[-1] - ends[-1] // _LEFT)
-            chosen = np.concatenate([chosen, stride * pool.choose(n, exponent, enough)])
-            drawn += n * trials
+            # A row that was drawn has a share, which it or its like would gain: at least one is chosen.
+            found = pool.choose(math.ceil(part_of * n), len(chosen), exponent, int(ends[-1] - ends[-1] // _LEFT))
+            chosen = np.concatenate([chosen, stride * found])
+            drawn += len(targets)
     return x[np.concatenate([chosen, np.repeat(chosen[:1], k - len(chosen))])]
 
 
-def _nearest(backend: Backend, frame: Frame, x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """D of each row to the nearest centre, float64 of shape (n,)."""
-    labels = np.empty(len(x), np.int32)
-    backend.assign(x, backend.prepare(centers, frame), labels)
-    return backend.distances(x, centers, labels)
+def _affordable(labels: np.ndarray, rows: np.ndarray, most: int) -> float:
+    """Part of the candidates whose lists come to ``most`` rows: each lists about those that have its centre.
+
+    That is all of them but where many rows share a centre, as when groups far away got the others.
+    """
+    sizes = np.bincount(labels)
+    expected = int(sizes[labels[rows]].sum()) + len(rows) * len(labels) // len(sizes)
+    return 1.0 if expected <= most else most / expected
 
 
 def _first_row(n: int, weight: np.ndarray | None, seed: int) -> np.ndarray:
     """A row drawn by weight, int64 of shape (1,)."""
     # In units so fine that every row counts.
-    unit = np.ones(n) if weight is None else np.ldexp(weight, 40 - math.frexp(float(weight.max()))[1])
+    bits = DRAW_BITS - n.bit_length()
+    unit = np.ones(n) if weight is None else np.ldexp(weight, bits - math.frexp(float(weight.max()))[1])
     ends = np.cumsum(np.maximum(np.rint(unit).astype(np.int64), 1))
     return np.searchsorted(ends, rng.uniform_below(int(ends[-1]), seed, Purpose.FIRST_ROW, 0, 1), side="right")
 
 
-def _exponent_of(x: np.ndarray, weight: np.ndarray | None) -> int:
-    """A grid that holds the largest potential that the ranges of the features allow."""
-    width = x.max(axis=0).astype(np.float64) - x.min(axis=0)
-    total = len(x) if weight is None else to_float(int(exact_sum(weight)))  # type: ignore[arg-type]
-    return first_exponent(fold(width * width) * total)
-
-
-def _shares(nearest: np.ndarray, weight: np.ndarray | None, exponent: int) -> tuple[np.ndarray, int]:
-    """Weighted squared distances as integers, on a grid that is made finer as they shrink."""
+def _shares(nearest: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Weighted squared distances as integers, and the exponent of their grid, on which any sum of them holds."""
     value = nearest if weight is None else weight * nearest
-    while True:
-        share = np.rint(value * math.ldexp(1.0, exponent)).astype(np.int64)
-        better = finer(int(share.sum()), exponent)
-        if better == exponent:
-            return share, exponent
-        exponent = better
+    largest = float(value.max())
+    exponent = min(DRAW_BITS - math.frexp(largest)[1] - len(value).bit_length(), 1000) if largest > 0 else 1000
+    return np.rint(np.ldexp(value, exponent)).astype(np.int64), exponent

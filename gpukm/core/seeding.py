@@ -209,7 +209,7 @@ def _potential_draws(problem: Problem, exponent: int) -> tuple[Draws, int]:
                 yield np.rint(v * scale).astype(np.int64)
 
         draws = Draws.of(problem, quantise)
-        better = finer(draws.total, exponent)
+        better = _finer(draws.total + problem.scan.n_samples, exponent)
         if better == exponent:
             return draws, exponent
         exponent = better
@@ -228,10 +228,10 @@ def first_exponent(largest: float) -> int:
     return int(min(DRAW_BITS - math.frexp(largest)[1] - 1, 1000)) if largest > 0 else 1000
 
 
-def finer(total: int, exponent: int) -> int:
-    """The grid to use in place of one on which the sum comes to ``total``: finer where many bits are unused."""
-    spare = DRAW_BITS - total.bit_length()
-    # A total of zero may only mean that the grid is still far too coarse.
+def _finer(most: int, exponent: int) -> int:
+    """The grid to use in place of one on which a sum comes to ``most`` at most: finer where many bits are unused."""
+    spare = DRAW_BITS - most.bit_length()
+    # A sum of zero may only mean that the grid is far too coarse: each row may have lost half a unit.
     return exponent if spare < 8 or exponent + spare > 1000 else exponent + spare - 1
 
 

@@ -231,8 +231,8 @@ void pool(const Ops<float>& ops) {
     ops.pool_add(pool, data.x.data(), data.frame(), nearest.data(), rows.data(), int64_t(rows.size()), 1);
   });
   count("starts, a choice", int64_t(chosen.size()), [&] {
-    const int64_t found = ops.pool_choose(pool, nullptr, 0x1p30, nearest.data(), int64_t(chosen.size()), INT64_MAX,
-                                          chosen.data(), 1);
+    const int64_t found = ops.pool_choose(pool, nullptr, 0x1p30, data.labels.data(), nearest.data(), data.k,
+                                          int64_t(chosen.size()), INT64_MAX, chosen.data(), 1);
     demand(found == int64_t(chosen.size()), "fewer centres were chosen than are counted");
   });
   ops.pool_stop(pool);

@@ -372,6 +372,7 @@ template <class X>
 struct Choices {
   std::vector<int64_t> rows, chosen;  // candidates, and those that the definition chooses
   std::vector<double> before, after;  // D of each row to the nearest centre
+  std::vector<int32_t> labels;        // and which it is: none of those chosen, or one of them
   double scale;
 
   Choices(const Case& a, const Data<X>& data, const double* w) {
@@ -393,6 +394,7 @@ struct Choices {
     for (int64_t i = 0; i < a.n; ++i)
       before.push_back(i % 3 ? to[0][size_t(i)] : std::nextafter(to[size_t(i / 3 % m)][size_t(i)], kInf));
     after = before;
+    labels.assign(size_t(a.n), -1);
     for (int64_t step = 0; step < kFirstChoices + kThenChoices; ++step) {
       int64_t best = -1, most = 0;
       for (int64_t j = 0; j < (step < kFirstChoices ? m / 2 : m); ++j) {
@@ -405,10 +407,15 @@ struct Choices {
       }
       if (best < 0) continue;
       chosen.push_back(rows[size_t(best)]);
-      for (int64_t i = 0; i < a.n; ++i) after[size_t(i)] = std::fmin(after[size_t(i)], to[size_t(best)][size_t(i)]);
+      for (int64_t i = 0; i < a.n; ++i)
+        if (to[size_t(best)][size_t(i)] < after[size_t(i)]) {
+          after[size_t(i)] = to[size_t(best)][size_t(i)];
+          labels[size_t(i)] = int32_t(chosen.size()) - 1;
+        }
     }
     into_digest(chosen);
     into_digest(after);
+    into_digest(labels);
   }
 };
 
@@ -416,19 +423,21 @@ template <class X>
 void check_pool(const std::string& name, const Case& a, const Data<X>& data, const Ops<X>& ops, const double* w,
                 const Choices<X>& expected, int threads) {
   std::vector<double> nearest = expected.before;
+  std::vector<int32_t> labels(size_t(a.n), -1);
   std::vector<int64_t> chosen(size_t(kFirstChoices + kThenChoices));
   const int64_t m = int64_t(expected.rows.size()), half = m / 2;
   void* pool = ops.pool_start(a.n, a.d);
   ops.pool_add(pool, data.x.data(), data.frame, nearest.data(), expected.rows.data(), half, threads);
-  int64_t found = ops.pool_choose(pool, w, expected.scale, nearest.data(), kFirstChoices, INT64_MAX,
+  int64_t found = ops.pool_choose(pool, w, expected.scale, labels.data(), nearest.data(), 0, kFirstChoices, INT64_MAX,
                                   chosen.data(), threads);
   ops.pool_add(pool, data.x.data(), data.frame, nearest.data(), expected.rows.data() + half, m - half, threads);
-  found += ops.pool_choose(pool, w, expected.scale, nearest.data(), kThenChoices, INT64_MAX,
+  found += ops.pool_choose(pool, w, expected.scale, labels.data(), nearest.data(), found, kThenChoices, INT64_MAX,
                            chosen.data() + found, threads);
   ops.pool_stop(pool);
   chosen.resize(size_t(found));
   expect(name + ": choices", chosen, expected.chosen);
   expect(name + ": nearest after choices", nearest, expected.after);
+  expect(name + ": labels after choices", labels, expected.labels);
 }
 
 template <class X>

@@ -155,7 +155,7 @@ def test_the_sample_of_seeding_is_counted() -> None:
     raw = ArraySource(np.zeros((4, 32), np.float32))
     raw.n_rows = 1 << 30
     sampled, not_sampled = (make(raw, init=init, batch_rows=100) for init in ("auto", "k-means++"))
-    assert sampled.memory_bytes - not_sampled.memory_bytes == 50 * 8 * (2 * 32 * 4 + 32)
+    assert sampled.memory_bytes - not_sampled.memory_bytes == 25 * 8 * (2 * 32 * 4 + 32 + 16 * 120)
 
 
 def test_batches_are_as_asked_for() -> None:

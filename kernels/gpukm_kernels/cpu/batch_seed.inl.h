@@ -217,8 +217,8 @@ class Seeds {
     int exponent = exponent_;
     for (;;) {
       const double grid = __builtin_ldexp(1.0, exponent), slack = away * grid + double(rows_.n);
-      const double low = total * grid - slack, high = total * grid + slack;
-      if (!(low > 1) || exponent_of(low) != exponent_of(high)) return false;
+      const double low = total * grid - slack + double(rows_.n), high = total * grid + slack + double(rows_.n);
+      if (!(low > double(rows_.n) + 1) || exponent_of(low) != exponent_of(high)) return false;
       const int spare = kDrawBits - exponent_of(low);
       if (spare < 8 || exponent + spare > 1000) break;
       exponent += spare - 1;
@@ -253,8 +253,8 @@ class Seeds {
         sum += __builtin_llrint(rows_.weight[i] * nearest_[i] * scale);
         prefix_[i] = sum;
       }
-      // A grid that uses most of 60 bits for the total.
-      const int spare = kDrawBits - (sum ? 64 - __builtin_clzll(uint64_t(sum)) : 0);
+      // A grid that uses most of 60 bits for the total, of which each row may have lost half a unit.
+      const int spare = kDrawBits - (64 - __builtin_clzll(uint64_t(sum + rows_.n)));
       if (spare < 8 || exponent_ + spare > 1000) break;
       exponent_ += spare - 1;
     }

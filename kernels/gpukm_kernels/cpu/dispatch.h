@@ -122,9 +122,10 @@ struct Ops {
   void (*pool_add)(void* pool, const X* x, Frame frame, const double* nearest, const int64_t* rows, int64_t m,
                    int threads);
   // Chooses at most `most` of them, one by one, that lower the sum of rint(w_i nearest_i scale) most, the first taken of
-  // equals, until they lowered it by `enough`; lowers `nearest`. Returns how many there were.
-  int64_t (*pool_choose)(void* pool, const double* w, double scale, double* nearest, int64_t most, int64_t enough,
-                         int64_t* chosen, int threads);
+  // equals, until they lowered it by `enough`. They become the centres first, first + 1, ..: lowers nearest[i], and puts
+  // them in labels[i]. Returns how many there were.
+  int64_t (*pool_choose)(void* pool, const double* w, double scale, int32_t* labels, double* nearest, int64_t first,
+                         int64_t most, int64_t enough, int64_t* chosen, int threads);
 };
 
 struct Table {

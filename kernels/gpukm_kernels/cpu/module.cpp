@@ -111,11 +111,12 @@ struct Pool {
     ops<X>().pool_add(state, x.data(), Frame{center.data(), radius}, nearest.data(), rows.data(), int64_t(rows.size()),
                       team(threads, values(x) * values(rows)));
   }
-  int64_t choose(nb::object w, double scale, Out<double> nearest, int64_t enough, Out<int64_t> chosen, int threads) {
+  int64_t choose(nb::object w, double scale, Out<int32_t> labels, Out<double> nearest, int64_t first, int64_t enough,
+                 Out<int64_t> chosen, int threads) {
     const double* weights = w.is_none() ? nullptr : nb::cast<In<double>>(w).data();
     nb::gil_scoped_release release;
-    return ops<X>().pool_choose(state, weights, scale, nearest.data(), int64_t(chosen.size()), enough, chosen.data(),
-                                team(threads, 8 * values(nearest)));
+    return ops<X>().pool_choose(state, weights, scale, labels.data(), nearest.data(), first, int64_t(chosen.size()),
+                                enough, chosen.data(), team(threads, 8 * values(nearest)));
   }
 };
 
@@ -142,8 +143,8 @@ void bind(nb::module_& m, const char* centroids_name, const char* tracker_name, 
   nb::class_<Pool<X>>(m, pool_name)
       .def(nb::init<int64_t, int64_t>())
       .def("add", &Pool<X>::add)
-      .def("choose", &Pool<X>::choose, nb::arg("w").none(), nb::arg("scale"), nb::arg("nearest"), nb::arg("enough"),
-           nb::arg("chosen"), nb::arg("threads"));
+      .def("choose", &Pool<X>::choose, nb::arg("w").none(), nb::arg("scale"), nb::arg("labels"), nb::arg("nearest"),
+           nb::arg("first"), nb::arg("enough"), nb::arg("chosen"), nb::arg("threads"));
   nb::class_<Centroids<X>>(m, centroids_name).def(nb::init<In<X>, In<double>, double>());
   m.def("assign", [](In<X> x, const Centroids<X>& c, Out<int32_t> labels, int threads) {
     nb::gil_scoped_release release;

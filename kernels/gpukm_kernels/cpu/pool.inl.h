@@ -111,8 +111,8 @@ class Pool {
     take(rows, m, near);
   }
 
-  int64_t choose(const double* w, double scale, double* nearest, int64_t most, int64_t enough, int64_t* chosen,
-                 int threads) {
+  int64_t choose(const double* w, double scale, int32_t* labels, double* nearest, int64_t first, int64_t most,
+                 int64_t enough, int64_t* chosen, int threads) {
     FloatMode mode;
     w_ = w, nearest_ = nearest, scale_ = scale;
     share_.resize(n_);
@@ -138,6 +138,7 @@ class Pool {
       gained += top.gain;
       for (int64_t e = top.start; e < top.start + top.count; ++e) {
         nearest_[row_[e]] = distance_[e];
+        labels[row_[e]] = int32_t(first + count - 1);
         share_[row_[e]] = share(row_[e], distance_[e]);
       }
       top.count = 0;
@@ -327,7 +328,7 @@ void pool_add(void* pool, const X* x, Frame frame, const double* nearest, const 
 }
 
 template <class X>
-int64_t pool_choose(void* pool, const double* w, double scale, double* nearest, int64_t most, int64_t enough,
-                    int64_t* chosen, int threads) {
-  return static_cast<Pool<X>*>(pool)->choose(w, scale, nearest, most, enough, chosen, threads);
+int64_t pool_choose(void* pool, const double* w, double scale, int32_t* labels, double* nearest, int64_t first,
+                    int64_t most, int64_t enough, int64_t* chosen, int threads) {
+  return static_cast<Pool<X>*>(pool)->choose(w, scale, labels, nearest, first, most, enough, chosen, threads);
 }

@@ -9,6 +9,7 @@ import pytest
 from gpukm_kernels import native_status
 
 from gpukm.backends import select
+from gpukm.backends.base import Pool
 from gpukm.core import rng
 from gpukm.core.lloyd import Problem
 from gpukm.core.pooled import Shape, pooled, stratified
@@ -82,7 +83,8 @@ def test_a_pool_chooses_what_gains_most(backend: str, weighted: bool) -> None:
     given = problem(ArraySource(x, weight=w), 8, backend)
     d = given.shards[0].backend.cross_distances(x, x)
     nearest, expected, exponent = d[7].copy(), d[7].copy(), 40
-    pool = given.shards[0].backend.pool(x, w, nearest, given.frame)
+    labels, centres = np.zeros(len(x), np.int32), [7]
+    pool = given.shards[0].backend.pool(x, w, labels, nearest, given.frame)
 
     def share(v: np.ndarray) -> np.ndarray:
         """Potential of rows at such distances."""
@@ -99,20 +101,22 @@ def test_a_pool_chooses_what_gains_most(backend: str, weighted: bool) -> None:
             plain.append(candidates.pop(int(np.argmax(gains))))
             expected = np.minimum(expected, d[plain[-1]])
         exponent -= 1
-        assert pool.choose(n, exponent + 1, 1 << 62).tolist() == plain
+        assert pool.choose(n, len(centres), exponent + 1, 1 << 62).tolist() == plain
+        centres += plain
         np.testing.assert_array_equal(nearest, expected)
+        np.testing.assert_array_equal(labels, d[:, centres].argmin(axis=1))
     before = int(share(nearest).sum())
-    assert 1 < len(pool.choose(len(x), exponent, before // 2)) < len(candidates)
+    assert 1 < len(pool.choose(len(x), 0, exponent, before // 2)) < len(candidates)
     assert before // 4 < share(nearest).sum() <= before - before // 2
-    pool.choose(len(x), exponent, 1 << 62)
-    assert (nearest[candidates] == 0).all() and len(pool.choose(5, exponent, 1 << 62)) == 0
+    pool.choose(len(x), 0, exponent, 1 << 62)
+    assert (nearest[candidates] == 0).all() and len(pool.choose(5, 0, exponent, 1 << 62)) == 0
 
 
 def test_candidates_are_drawn_by_potential(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round draws so many rows a centre, each by its share of the potential, and none of them twice."""
     backend = select("numpy", "auto", None).backend
     added: list[np.ndarray] = []
-    pool = type(backend.pool(np.zeros((1, 1)), None, np.zeros(1), None))
+    pool = type(backend.pool(np.zeros((1, 1)), None, np.zeros(1, np.int32), np.zeros(1), None))
     add = pool.add
     monkeypatch.setattr(pool, "add", lambda self, rows: (added.append(rows), add(self, rows))[1])
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(10_000, 4)))
@@ -120,7 +124,7 @@ def test_candidates_are_drawn_by_potential(monkeypatch: pytest.MonkeyPatch) -> N
     found = pooled(problem(ArraySource(x), 7, "numpy"), 7, 3)
     rows = np.concatenate(added)
     assert len(np.unique(rows)) == len(rows) <= 4 * 6
-    assert [len(r) for r in added[:1]] == [4] and (np.concatenate(added[1:]) >= 9000).all()
+    assert len(added[0]) == 4 and (np.concatenate(added[1:]) >= 9000).all()
     assert found.shape == (7, 1) and (found[1:] != found[0]).all()
 
 
@@ -158,7 +162,12 @@ def test_the_sample_is_spread_evenly_and_follows_weights() -> None:
     heavy = np.ones(10_000)
     heavy[77] = 10_000
     rows, weight = stratified(problem(ArraySource(x, weight=heavy), 8), 1000, 0)
-    assert weight is not None and weight.sum() == 1000 and 499 <= weight[rows[:, 0] == 77][0] <= 501
+    # Half of the weight is in one row, which is taken for what it weighs; the others share the rest.
+    assert weight is not None and len(rows) == 1000 and 998 <= weight[rows[:, 0] == 77][0] <= 1000
+    assert (np.delete(weight, np.flatnonzero(rows[:, 0] == 77)) == 1).all() and (np.diff(rows[:, 0]) > 0).all()
+    heavy[5000:5600] = 10.0 ** np.arange(600).clip(0, 12)
+    rows, weight = stratified(problem(ArraySource(x, weight=heavy), 8), 1000, 0)
+    assert len(rows) >= 900 and weight is not None and weight.max() / weight.min() > 1e10
     some = np.where(x[:, 0] < 500, 1.0, 0.0)
     rows, weight = stratified(problem(ArraySource(x, weight=some), 8), 1000, 0)
     assert rows[:, 0].tolist() == list(range(500)) and weight is not None and (weight == 1).all()
@@ -172,6 +181,52 @@ def test_strata_cover_the_line_without_a_bias() -> None:
     draws = rng.raw(3, 1, 0, 50)
     for bound in (1, 7, 1 << 40, (1 << 62) - 1):
         assert rng.below(draws, bound).tolist() == [int(draw) * bound >> 64 for draw in draws]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("place", [0, 7, 500])
+def test_an_outlier_leaves_the_shares_their_bits(backend: str, place: int) -> None:
+    """Rows whose potential is nothing beside that of one; it may be the first centre, and stand in no part."""
+    x = mixture(1000, 3, 150)
+    x[place] = 4e7
+    w = np.where(np.arange(1000) == place, 2e4, 1.0)
+    for weight in (None, w):
+        for init in ("pooled", "k-means++"):
+            for seed in range(4):
+                found = kmeans(x, 150, init=init, seed=seed, sample_weight=weight, backend=backend, max_iter=1)
+                assert len(np.unique(found.centroids, axis=0)) == 150
+
+
+def test_one_heavy_row_leaves_room_for_others() -> None:
+    x, w = mixture(20_000, 4, 30), np.ones(20_000)
+    w[5] = 1e12
+    assert len(np.unique(pooled(problem(ArraySource(x, weight=w), 40), 40, 0), axis=0)) == 40
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lists_stay_short_where_groups_far_away_get_the_first_centres(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, n, k = [], 2000, 120
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 5)).astype(np.float32)
+    x[: n // 20] += 1e4 * rng.normal(size=(k // 2, 5))[np.arange(n // 20) % (k // 2)]
+    given = problem(ArraySource(x), k, backend)
+    pool = type(given.shards[0].backend.pool(x, None, np.zeros(n, np.int32), np.zeros(n), given.frame))
+    add = pool.add
+
+    def counted(self: Pool, rows: np.ndarray) -> None:
+        """Add, and count the pairs that lists are made of."""
+        if len(rows):
+            listed.append(int((self._backend.cross_distances(self.x, self.x[rows]) < self.nearest[:, None]).sum()))
+        add(self, rows)
+
+    monkeypatch.setattr(pool, "add", counted)
+    monkeypatch.setattr(pool, "_backend", given.shards[0].backend, raising=False)
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, n, k: cls(n, 16)))
+    assert len(np.unique(pooled(given, k, 0), axis=0)) == k
+    # Without a limit a round lists half of all rows for each of nearly a thousand candidates.
+    assert max(listed) <= 4 * 16 * n
 
 
 @pytest.mark.parametrize("k", [1, 8, 100, 1000, 4096, 65_536])
