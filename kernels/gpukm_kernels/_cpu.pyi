@@ -27,6 +27,25 @@ class TrackerF32:
 
 class TrackerF64(TrackerF32): ...
 
+class PoolF32:
+    def __init__(self, n: int, d: int) -> None: ...
+    def add(
+        self, x: np.ndarray, center: np.ndarray, radius: float, nearest: np.ndarray, rows: np.ndarray, threads: int
+    ) -> None: ...
+    def choose(
+        self,
+        w: np.ndarray | None,
+        scale: float,
+        labels: np.ndarray,
+        nearest: np.ndarray,
+        first: int,
+        enough: int,
+        chosen: np.ndarray,
+        threads: int,
+    ) -> int: ...
+
+class PoolF64(PoolF32): ...
+
 SUM_BINS: int
 
 def isa() -> str: ...

@@ -1,0 +1,1 @@
+"""Triton kernels on torch tensors; imported only where torch and triton are."""
