@@ -108,7 +108,10 @@ def test_interrupting_assign_leaves_no_output(tmp_path: Path, gpukm: Gpukm) -> N
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    # Where Ctrl-C falls into exec(), as when a module that makes dataclasses is imported, `python -m` notes it as not
+    # handled and ends by the signal itself, whatever becomes of the exception; a shell calls both 130.
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert "interrupted; nothing half-written was left" in err
     assert set(tree(tmp_path)) == before
 
 
