@@ -18,7 +18,7 @@ from gpukm.backends.base import Backend, Frame
 from gpukm.core import rng
 from gpukm.core.lloyd import Problem
 from gpukm.core.rng import Purpose
-from gpukm.core.seeding import DRAW_BITS, Draws, gather, quantised_weights
+from gpukm.core.seeding import DRAW_BITS, Draws, first_exponent, gather, quantised_weights
 from gpukm.core.shard import Shard
 
 #: The part of the potential at which candidates are drawn anew: those there are may have none where it is left.
@@ -104,28 +104,40 @@ def _stratified_by_weight(problem: Problem, m: int, seed: int) -> tuple[np.ndarr
         for q in quantised_weights(problem, shard):
             yield np.where(q < least, q, 0)
 
+    def weighed(shard: Shard) -> tuple[int, int, int]:
+        """Total and largest of the light weights, and how many rows are heavy."""
+        total = largest = n_heavy = 0
+        for q in quantised_weights(problem, shard):
+            lighter = q[q < least]
+            total, largest = total + int(lighter.sum()), max(largest, int(lighter.max(initial=0)))
+            n_heavy += len(q) - len(lighter)
+        return total, largest, n_heavy
+
     def heavy(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
         """Heavy rows and their weights as integers."""
-        q = np.concatenate([np.empty(0, np.int64), *quantised_weights(problem, shard)])
-        rows = np.flatnonzero(q >= least)
-        return rows, q[rows]
+        rows, weights, start = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+        for q in quantised_weights(problem, shard):
+            here = np.flatnonzero(q >= least)
+            rows.append(start + here)
+            weights.append(q[here])
+            start += len(q)
+        return np.concatenate(rows), np.concatenate(weights)
 
     while True:
-        draws, found = Draws.of(problem, light), problem.executor.map(heavy, problem.shards)
-        n_heavy = sum(len(rows) for rows, _ in found)
-        # Where heavy rows are taken out parts are smaller, and others may be heavy.
+        totals, largest, counts = zip(*problem.executor.map(weighed, problem.shards), strict=True)
+        draws, n_heavy = Draws(problem.shards, light, list(totals)), sum(counts)
         part = draws.total / max(1, m - n_heavy)
-        if part >= least or not draws.total:
-            break
-        if not any((q >= part).any() for shard in problem.shards for q in light(shard)):
+        # Where heavy rows are taken out parts are smaller, and others may be heavy.
+        if not draws.total or max(largest) < part:
             break
         least = math.ceil(part)
+    found = problem.executor.map(heavy, problem.shards)
     places = np.concatenate([np.column_stack([np.full(len(rows), i), rows]) for i, (rows, _) in enumerate(found)])
     weight = np.concatenate([q for _, q in found]) / (part or 1.0)
     if draws.total:
         targets = rng.strata(draws.total, m - n_heavy, seed, Purpose.START_SAMPLE, 0)
-        others, counts = np.unique(draws.locate(targets), axis=0, return_counts=True)
-        places, weight = np.concatenate([places, others]), np.concatenate([weight, counts])
+        others, times = np.unique(draws.locate(targets), axis=0, return_counts=True)
+        places, weight = np.concatenate([places, others]), np.concatenate([weight, times])
     order = np.lexsort((places[:, 1], places[:, 0]))
     return gather(problem, places[order]), None if (weight == 1).all() else weight[order]
 
@@ -187,6 +199,5 @@ def _first_row(n: int, weight: np.ndarray | None, seed: int) -> np.ndarray:
 def _shares(nearest: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Weighted squared distances as integers, and the exponent of their grid, on which any sum of them holds."""
     value = nearest if weight is None else weight * nearest
-    largest = float(value.max())
-    exponent = min(DRAW_BITS - math.frexp(largest)[1] - len(value).bit_length(), 1000) if largest > 0 else 1000
+    exponent = first_exponent(float(value.max()), len(value))
     return np.rint(np.ldexp(value, exponent)).astype(np.int64), exponent

@@ -223,9 +223,9 @@ def _potentials(shard: Shard, points: np.ndarray, exponent: int) -> np.ndarray:
     return total
 
 
-def first_exponent(largest: float) -> int:
-    """The finest grid that holds a total of ``largest``."""
-    return int(min(DRAW_BITS - math.frexp(largest)[1] - 1, 1000)) if largest > 0 else 1000
+def first_exponent(largest: float, n: int = 1) -> int:
+    """The finest grid that holds a total of ``n`` numbers up to ``largest``."""
+    return min(DRAW_BITS - math.frexp(largest)[1] - n.bit_length(), 1000) if largest > 0 else 1000
 
 
 def _finer(most: int, exponent: int) -> int:

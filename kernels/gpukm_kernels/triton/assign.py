@@ -80,10 +80,19 @@ def screened(x: torch.Tensor, center: torch.Tensor, exponent: int, mode: Mode) -
 
     ``center`` (D,) float64 is representable in the type of x, and no |x - center| 2^exponent is above one.
     """
-    true = torch.ldexp(x.to(torch.float64) - center, torch.tensor(exponent, device=x.device))
+    return _rounded(_centred(x, center, exponent), mode)
+
+
+def _centred(x: torch.Tensor, center: torch.Tensor, exponent: int) -> torch.Tensor:
+    """(x - center) 2^exponent, float64 of shape (n, D)."""
+    return torch.ldexp(x.to(torch.float64) - center, torch.tensor(exponent, device=x.device))
+
+
+def _rounded(true: torch.Tensor, mode: Mode) -> Screened:
+    """Vectors of float64, of shape (n, D), in the mode's type."""
     values = true.to(mode.dtype)
     # In float64 a square, a sum and a root err by far less than this.
-    grow = 1 + (x.shape[1] + 8) * 2.0**-52
+    grow = 1 + (true.shape[1] + 8) * 2.0**-52
     rest = true - values.to(torch.float64)
     norms, residuals = ((v * v).sum(dim=1).sqrt() * grow for v in (true, rest))
     return Screened(values, _upward(norms), _upward(residuals))
@@ -219,10 +228,10 @@ class Prepared:
 
 def prepare(centroids: torch.Tensor, center: torch.Tensor, exponent: int, mode: Mode, block: int = 64) -> Prepared:
     """Pack centroids (K, D), in the dtype of the rows, for tiles of ``block``."""
-    true = torch.ldexp(centroids.to(torch.float64) - center, torch.tensor(exponent, device=centroids.device))
+    true = _centred(centroids, center, exponent)
     square = (true * true).sum(dim=1)
     order = torch.argsort(square, stable=True).to(torch.int32)
-    sorted_ = screened(centroids[order.long()], center, exponent, mode)
+    sorted_ = _rounded(true[order.long()], mode)
     tiles = math.ceil(len(centroids) / block)
     pad = (0, tiles * block - len(centroids))
     largest, residual = (
