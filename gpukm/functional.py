@@ -250,7 +250,7 @@ def _best_start(
         scored = rechecked = 0
         stop = StopReason.MAX_ITER
         for state in iterate(problem, centroids, len(history) + 1):
-            history.append(state.record)
+            history.extend(state.records)
             centroids = state.centroids
             scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
             stop = state.stop or stop
@@ -310,11 +310,11 @@ def assign(
         shard.scan(centroids[0])
     prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
     for block in shard.blocks():
-        part = np.empty(len(block.x), np.int32)
+        part = selection.backend.zeros(len(block.x), np.int32)
         selection.backend.assign(block.x, prepared, part)
         d = selection.backend.distances(block.x, centroids, part)
         inertia += int(exact_sum(d if block.weight is None else block.weight * d))
-        labels.append(part)
+        labels.append(selection.backend.fetch(part))
         distances.append(d)
     return Assignment(
         np.concatenate([*labels, np.empty(0, np.int32)]), np.concatenate([*distances, np.empty(0)]), to_float(inertia)
@@ -545,7 +545,7 @@ def _improve(
         longer = replace(problem, max_iter=len(history) + problem.max_iter)
         for state in iterate(longer, centroids, len(history) + 1):
             centroids, stop = state.centroids, state.stop or stop
-            history.append(state.record)
+            history.extend(state.records)
             scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
             yield FitProgress(best.n_init - 1, best.n_init, state, shown, number)
         found = finish(problem, centroids, tuple(history), stop, keep_labels)

@@ -9,8 +9,9 @@ fused multiply-add.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,29 @@ class Effort:
         return f"{' and '.join(words[plan] for plan in sorted(self.plans))}, {share:.1%} scored{apart}"
 
 
+@dataclass(frozen=True)
+class Made:
+    """Iterations that a backend made by itself.
+
+    Attributes
+    ----------
+    centroids : ndarray of shape (k, n_features)
+        What the last one arrived at.
+    lines : ndarray of float64 of shape (n_iterations, 4)
+        Of each: summed shift, summed gain of :meth:`Backend.means`, rows that moved, rows rechecked.
+    settled : bool
+        The last one changed no centroid.
+    pending : tuple of (int, int) or None
+        Rows moved and rechecked in an iteration that was begun and has a cluster without weight, so that it has to be
+        made again, from ``centroids``, and seen to.
+    """
+
+    centroids: np.ndarray
+    lines: np.ndarray
+    settled: bool
+    pending: tuple[int, int] | None = None
+
+
 class Pool(ABC):
     """Rows that may become centres, chosen one by one by what they gain.
 
@@ -114,9 +138,39 @@ class Pool(ABC):
 
 
 class Backend(ABC):
-    """Arithmetic on blocks of rows; ``x`` is C-contiguous, finite, float32 or float64, of shape (n, n_features)."""
+    """Arithmetic on blocks of rows; ``x`` is C-contiguous, finite, float32 or float64, of shape (n, n_features).
 
-    name: ClassVar[str]
+    What has an entry a row (``x``, weights, labels, distances to the nearest seed) may be where the backend works:
+    :meth:`place`, :meth:`zeros` and :meth:`fetch` lead there and back. Everything else is NumPy's.
+    """
+
+    name: str
+
+    def place(self, array: np.ndarray) -> Any:
+        """The array where the backend works: itself, where that is the host's memory."""
+        return array
+
+    def fetch(self, array: Any) -> np.ndarray:
+        """Undo :meth:`place`."""
+        found: np.ndarray = array
+        return found
+
+    def zeros(self, n: int, dtype: Any) -> Any:
+        """Zeros where the backend works, of shape (n,)."""
+        return np.zeros(n, dtype)
+
+    def take(self, x: Any, rows: np.ndarray) -> np.ndarray:
+        """Rows (m,) int64 of a block, on the host, of shape (m, n_features)."""
+        found: np.ndarray = x[rows]
+        return found
+
+    def sums(self, k: int, d: int, weighted: bool) -> Any:
+        """Sums of no rows, for :meth:`accumulate`."""
+        return ClusterStats.zero(k, d, weighted)
+
+    def collect(self, sums: Any) -> ClusterStats:
+        """A copy of what :meth:`accumulate` added up."""
+        return sums.copy()  # type: ignore[no-any-return]
 
     @abstractmethod
     def prepare(self, centroids: np.ndarray, frame: Frame) -> Any:
@@ -179,14 +233,14 @@ class Backend(ABC):
     @abstractmethod
     def accumulate(
         self,
-        stats: ClusterStats,
+        stats: Any,
         x: np.ndarray,
         weight: np.ndarray | None,
         labels: np.ndarray,
         previous: np.ndarray | None,
         grid: Grid,
     ) -> int:
-        """Add rows to ``stats`` in place; return how many changed cluster.
+        """Add rows to ``stats``, of :meth:`sums` or a ClusterStats, in place; return how many changed cluster.
 
         With ``previous`` labels (n,) only rows that moved are touched: they leave one sum and join another.
         """
@@ -215,6 +269,34 @@ class Backend(ABC):
             ``sum_f c_f (W c_f - 2 (S_f - W r_f))``, c being ``previous - reference``, in the lanes and the tree of D:
             ``sum w D(x, previous) - sum w D(x, reference)`` over the cluster's rows, but for rounding.
         """
+
+    def run(
+        self,
+        tracker: Any,
+        sums: Any,
+        x: Any,
+        weight: Any,
+        labels: Any,
+        centroids: np.ndarray,
+        frame: Frame,
+        grid: Grid,
+        reference: np.ndarray,
+        tolerance: float,
+        most: int,
+    ) -> Iterator[Made] | None:
+        """Iterate by itself, as :func:`gpukm.core.lloyd.iterate` would; None where that is left to the caller.
+
+        Parameters
+        ----------
+        tracker, sums, x, weight, labels
+            The state of a resident shard after a step; ``sums`` and ``labels`` change in place.
+        centroids : ndarray of shape (k, n_features)
+        tolerance : float
+            Ends at a shift that is not above it; negative: only where nothing changes.
+        most : int
+            Iterations.
+        """
+        return None
 
     @abstractmethod
     def lower(self, nearest: np.ndarray, x: np.ndarray, points: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from gpukm.errors import BackendUnavailableError, ConfigError
 
 # In order of preference.
 BACKENDS = ("torch", "cupy", "cpu", "numpy")
-_NO_GPU = "GPU backends are not part of this version of gpukm; use cpu"
+_GPU = ("torch", "cupy")
 _said = False
 
 
@@ -26,9 +27,14 @@ def probe() -> list[tuple[str, bool, str]]:
     """(name, usable, reason or description) of every backend, best first."""
     from gpukm_kernels import native_status
 
-    usable, reason = native_status()
-    missing = [(name, False, _NO_GPU) for name in ("torch", "cupy")]
-    return [*missing, ("cpu", usable, reason), ("numpy", True, "always there; the readable reference")]
+    from gpukm.backends.devices import cupy, torch
+
+    return [
+        ("torch", *torch.probe()),
+        ("cupy", *cupy.probe()),
+        ("cpu", *native_status()),
+        ("numpy", True, "always there; the readable reference"),
+    ]
 
 
 def select(backend: str = "auto", device: str = "auto", threads: int | None = None) -> Selection:
@@ -37,40 +43,45 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
     Parameters
     ----------
     backend : {"auto", "torch", "cupy", "cpu", "numpy"}
-    device : {"auto", "cpu"}
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+        ``auto`` takes a GPU where one can be used, the library's current one; ``cuda`` insists on that.
     threads : int or None
         Threads of the native kernels; None follows OpenMP's own settings.
 
     Raises
     ------
     ConfigError
-        For a name that is not in the list.
+        For a name that is not in the list, or names that contradict each other.
     BackendUnavailableError
         For a named backend or device that cannot be used here.
     """
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"backend is {backend!r}, expected one of auto, {', '.join(BACKENDS)}")
-    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device is {device!r}, expected auto, cpu, cuda or cuda:N")
-    if device.startswith("cuda"):
-        raise BackendUnavailableError(
-            f"device {device} was asked for, but no backend here runs on a GPU; use --device cpu"
-        )
+    on_gpu = device.startswith("cuda")
+    if backend != "auto" and device != "auto" and on_gpu != (backend in _GPU):
+        raise ConfigError(f"backend {backend} does not run on device {device}; leave one of them out")
+    candidates = [name for name in BACKENDS if device == "auto" or on_gpu == (name in _GPU)]
     rejected: list[tuple[str, str]] = []
     for name, usable, reason in probe():
-        if backend not in ("auto", name):
+        if name not in candidates or backend not in ("auto", name):
             continue
         if usable:
-            lost = [(n, why) for n, why in rejected if why != _NO_GPU]
-            if lost:
-                _say_once(lost)
-            return Selection(_make(name, threads), tuple(rejected))
+            _say_once(rejected)
+            return Selection(_make(name, device, threads), tuple(rejected))
         rejected.append((name, reason))
-    raise BackendUnavailableError(f"backend {backend} cannot be used: {rejected[0][1]}")
+    asked = f"backend {backend}" if backend != "auto" else f"device {device}"
+    reasons = "; ".join(dict.fromkeys(reason for _, reason in rejected))
+    raise BackendUnavailableError(f"{asked} cannot be used: {reasons}")
 
 
-def _make(name: str, threads: int | None) -> Backend:
+def _make(name: str, device: str, threads: int | None) -> Backend:
     """Import late: a backend's libraries load only when it is used."""
+    if name in _GPU:
+        from gpukm.backends.gpu import gpu_backend
+
+        return gpu_backend(name, int(device[5:]) if ":" in device else None)
     if name == "cpu":
         from gpukm.backends.cpu import CpuBackend
 
@@ -81,9 +92,13 @@ def _make(name: str, threads: int | None) -> Backend:
 
 
 def _say_once(rejected: list[tuple[str, str]]) -> None:
-    """Tell on stderr, once in a process, that something slower runs and why."""
+    """Tell on stderr, once in a process, that something slower runs than this machine has parts for, and why."""
+    from gpukm_kernels import cuda_devices
+
     global _said
-    if not _said:
+    # That there is no GPU is nothing to speak of.
+    there = [(name, reason) for name, reason in rejected if name not in _GPU or cuda_devices()]
+    if there and not _said:
         _said = True
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in there)
         print(f"gpukm: running on a slower backend ({reasons})", file=sys.stderr)

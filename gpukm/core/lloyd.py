@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpukm.backends.base import Effort, Frame
+from gpukm.backends.base import Effort, Frame, Made
 from gpukm.core.exact import fold, row_distances, to_float
 from gpukm.core.result import IterationRecord, StopReason
-from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates
+from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates, plain
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.executors.local import LocalExecutor
 
@@ -38,30 +38,36 @@ class Problem:
 
 @dataclass(frozen=True)
 class LloydState:
-    """The loop after one iteration.
+    """The loop after an iteration, or after several where a backend makes them by itself.
 
     Attributes
     ----------
     centroids : ndarray of shape (n_clusters, n_features)
-        What the iteration arrived at.
-    record : IterationRecord
+        What the last iteration arrived at.
+    records : tuple of IterationRecord
+        Of the iterations since the state before.
     tolerance : float
         Absolute tolerance of the summed squared shift, known once the variance is.
     stop : StopReason or None
         Set in the last state.
     n_scored, n_rechecked : int
-        Rows labelled in this iteration, and rows that screening could not settle.
+        Rows labelled in these iterations, and rows that screening could not settle.
     effort : Effort
         How much of the labelling could be avoided.
     """
 
     centroids: np.ndarray
-    record: IterationRecord
+    records: tuple[IterationRecord, ...]
     tolerance: float
     stop: StopReason | None
     n_scored: int
     n_rechecked: int
     effort: Effort
+
+    @property
+    def record(self) -> IterationRecord:
+        """Of the last iteration."""
+        return self.records[-1]
 
 
 def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -> Iterator[LloydState]:
@@ -77,12 +83,23 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
     Yields
     ------
     LloydState
-        One an iteration; the last one has ``stop`` set.
+        The last one has ``stop`` set.
     """
     for shard in problem.shards:
         shard.begin(problem.grid)
     tolerance: float | None = None
-    for iteration in range(first_iteration, problem.max_iter + 1):
+    done, stop = first_iteration - 1, None
+    while stop is None and done < problem.max_iter:
+        begun = 0, 0
+        if tolerance is not None:
+            for made in _made(problem, centroids, tolerance, problem.max_iter - done):
+                centroids, begun = made.centroids, made.pending or (0, 0)
+                if len(made.lines):
+                    state = _state_of(problem, made, tolerance, done)
+                    done, stop = state.record.iteration, state.stop
+                    yield state
+            if stop is not None or done == problem.max_iter:
+                return
         step: Step = problem.executor.map_reduce(
             lambda shard, c=centroids: shard.step(c, problem.frame),  # type: ignore[misc]
             problem.shards,
@@ -90,25 +107,46 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
         )
         stats = step.stats
         updated, shifts, gains = advance(problem, stats, centroids)
-        inertia = display_inertia(problem, gains)
+        inertia = display_inertia(problem, fold(gains))
         if tolerance is None:
             tolerance = problem.tol * mean_variance(problem, stats)
         n_empty = fill_empty(problem, stats, centroids)
         if n_empty:
             updated, shifts, _ = advance(problem, stats, centroids)
-        shift = fold(shifts)
-        record = IterationRecord(iteration, inertia, shift, step.n_moved, n_empty)
-        stop = None
-        if updated.tobytes() == centroids.tobytes():
-            stop = StopReason.CONVERGED
-        elif shift <= tolerance and problem.tol > 0:
-            stop = StopReason.TOLERANCE
-        elif iteration == problem.max_iter:
-            stop = StopReason.MAX_ITER
+        shift, done = fold(shifts), done + 1
+        record = IterationRecord(done, inertia, shift, begun[0] + step.n_moved, n_empty)
+        stop = _stop_reason(problem, updated.tobytes() == centroids.tobytes(), shift, tolerance, done)
         centroids = updated
-        yield LloydState(centroids, record, tolerance, stop, step.n_scored, step.n_rechecked, step.effort)
-        if stop is not None:
-            return
+        rechecked = begun[1] + step.n_rechecked
+        yield LloydState(centroids, (record,), tolerance, stop, step.n_scored, rechecked, step.effort)
+
+
+def _made(problem: Problem, centroids: np.ndarray, tolerance: float, most: int) -> Iterator[Made]:
+    """Iterations that the backend makes by itself."""
+    if len(problem.shards) > 1 or problem.spherical:
+        return iter(())
+    least = tolerance if problem.tol > 0 else -1.0
+    return problem.shards[0].run(centroids, problem.frame, problem.reference.astype(np.float64), least, most)
+
+
+def _state_of(problem: Problem, made: Made, tolerance: float, done: int) -> LloydState:
+    """Say what a backend made."""
+    records = tuple(
+        IterationRecord(done + i, display_inertia(problem, gain), shift, int(moved), 0)
+        for i, (shift, gain, moved, _) in enumerate(made.lines.tolist(), 1)
+    )
+    stop = _stop_reason(problem, made.settled, records[-1].shift, tolerance, records[-1].iteration)
+    rows, rechecked = len(records) * problem.scan.n_samples, int(made.lines[:, 3].sum())
+    return LloydState(made.centroids, records, tolerance, stop, rows, rechecked, plain(rows))
+
+
+def _stop_reason(problem: Problem, settled: bool, shift: float, tolerance: float, iteration: int) -> StopReason | None:
+    """Why to stop after an iteration, if at all."""
+    if settled:
+        return StopReason.CONVERGED
+    if shift <= tolerance and problem.tol > 0:
+        return StopReason.TOLERANCE
+    return StopReason.MAX_ITER if iteration == problem.max_iter else None
 
 
 def fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
@@ -141,10 +179,9 @@ def advance(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> tup
     return updated, shifts, gains
 
 
-def display_inertia(problem: Problem, gains: np.ndarray) -> float:
+def display_inertia(problem: Problem, gain: float) -> float:
     """Inertia from what clusters gained on the spread: cheap, and for display only, since large terms cancel."""
-    # Folded, not left to a library's order of summation: the history is part of a snapshot.
-    return max(to_float(problem.scan.spread) + fold(gains), 0.0)
+    return max(to_float(problem.scan.spread) + gain, 0.0)
 
 
 def _directions(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def iterate(
         )
         stats = step.stats
         updated, moves, gains = advance(batch, stats, centroids)
-        inertia = display_inertia(batch, gains)
+        inertia = display_inertia(batch, fold(gains))
         n_empty = fill_empty(batch, stats, centroids)
         if n_empty:
             updated, moves, _ = advance(batch, stats, centroids)
@@ -182,8 +182,9 @@ def _own_noise(batch: Problem, centroids: np.ndarray, unseen: float) -> float:
     for shard in batch.shards:
         for block, labels, _ in shard.labelled(centroids, batch.frame):
             d = shard.backend.distances(block.x, centroids, labels)
-            squares += np.bincount(labels, d if block.weight is None else block.weight * d, k)
-            rows += np.bincount(labels, minlength=k)
+            own = shard.backend.fetch(labels)
+            squares += np.bincount(own, d if block.weight is None else block.weight * d, k)
+            rows += np.bincount(own, minlength=k)
     total = fold(squares)
     # Of n rows, n - 1 are free to differ from their mean.
     return unseen * fold(squares / np.maximum(rows - 1, 1)) / total if total > 0 else 0.0

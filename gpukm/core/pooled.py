@@ -81,7 +81,7 @@ def stratified(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndar
         their weights.
     """
     if m >= problem.scan.n_positive:
-        parts = [(b.x, b.weight) for shard in problem.shards for b in shard.blocks()]
+        parts = [(shard.backend.fetch(b.x), b.weight) for shard in problem.shards for b in shard.blocks()]
         weights = [np.ones(len(x)) if w is None else w for x, w in parts]
         x, weight = np.concatenate([x for x, _ in parts]), np.concatenate(weights)
         used = weight > 0

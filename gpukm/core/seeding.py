@@ -163,7 +163,7 @@ def gather(problem: Problem, places: np.ndarray) -> np.ndarray:
         rows = places[mine, 1]
         for block in shard.blocks() if len(mine) else ():
             here = slice(*np.searchsorted(rows, (block.rows.start, block.rows.stop)))
-            out[mine[here]] = block.x[rows[here] - block.rows.start]
+            out[mine[here]] = shard.backend.fetch(shard.backend.take(block.x, rows[here] - block.rows.start))
     return out
 
 
@@ -171,7 +171,7 @@ def gather(problem: Problem, places: np.ndarray) -> np.ndarray:
 def _nearest_seed(problem: Problem) -> Iterator[None]:
     """Keep the distance of every row to the nearest centre so far, infinite at first, while seeding lasts."""
     for shard in problem.shards:
-        shard.nearest = RowState(shard.n_samples, np.float64, not shard.resident, np.inf)
+        shard.nearest = RowState(shard.n_samples, np.float64, np.inf, shard.backend if shard.resident else None)
     try:
         yield
     finally:
@@ -183,18 +183,9 @@ def _nearest_seed(problem: Problem) -> Iterator[None]:
 
 def _lower(problem: Problem, points: np.ndarray) -> None:
     """Take new centres into account."""
-    if not len(points):
-        return
-    few = len(points) <= 8
     for shard in problem.shards:
-        prepared = None if few else shard.backend.prepare(points, problem.frame)
         for block, nearest in shard.with_nearest():
-            if few:
-                shard.backend.lower(nearest, block.x, points)
-            else:
-                labels = np.empty(len(block.x), np.int32)
-                shard.backend.assign(block.x, prepared, labels)
-                np.minimum(nearest, shard.backend.distances(block.x, points, labels), out=nearest)
+            shard.backend.lower(nearest, block.x, points)
             shard.set_nearest(block, nearest)
 
 
@@ -219,7 +210,7 @@ def _potentials(shard: Shard, points: np.ndarray, exponent: int) -> np.ndarray:
     """Potential that each candidate would leave."""
     total = np.zeros(len(points), np.int64)
     for block, nearest in shard.with_nearest():
-        total += shard.backend.potentials(nearest, block.x, block.weight, points, exponent)
+        total += shard.backend.potentials(nearest, block.x, block.placed_weight, points, exponent)
     return total
 
 

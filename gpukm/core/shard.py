@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukm.backends.base import Backend, Effort, Frame
+from gpukm.backends.base import Backend, Effort, Frame, Made
 from gpukm.core.exact import exact_sum
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import DataError
@@ -107,20 +107,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive kept rows: ``x`` (n, d), their weights, and where they stand among the shard's kept rows."""
+    """Some consecutive kept rows: ``x`` (n, d), their weights, and where they stand among the shard's kept rows.
 
-    x: np.ndarray
+    ``x`` and ``placed_weight`` are where the backend works, ``weight`` is NumPy's.
+    """
+
+    x: Any
     weight: np.ndarray | None
     rows: slice
     row_numbers: np.ndarray | range
+    placed_weight: Any
 
 
 class RowState:
-    """One number per row, in memory or, when rows are streamed, in an unlinked scratch file."""
+    """One number per row, where the backend works or, when rows are streamed, in an unlinked scratch file."""
 
-    def __init__(self, n: int, dtype: Any, spill: bool, fill: float) -> None:
+    def __init__(self, n: int, dtype: Any, fill: float, backend: Backend | None) -> None:
         self._dtype = np.dtype(dtype)
-        self._array = None if spill else np.full(n, fill, self._dtype)
+        spill = backend is None
+        self._array = None if backend is None else backend.place(np.full(n, fill, self._dtype))
         self._file = None
         if spill:
             # Read and written by plain calls: mapped pages would count as this process's memory.
@@ -135,8 +140,8 @@ class RowState:
         if self._file is not None:
             self._file.close()
 
-    def read(self, rows: slice) -> np.ndarray:
-        """Values of some rows; a view when they are in memory."""
+    def read(self, rows: slice) -> Any:
+        """Values of some rows; a view when they are in memory, which may then be changed in place of :meth:`write`."""
         if self._array is not None:
             return self._array[rows]
         if self._file is None:
@@ -148,8 +153,6 @@ class RowState:
     def write(self, rows: slice, values: np.ndarray) -> None:
         """Store values of some rows."""
         if self._array is not None:
-            if not np.shares_memory(values, self._array):
-                self._array[rows] = values
             return
         if self._file is None:
             raise RuntimeError("write to row state that was closed")
@@ -162,8 +165,8 @@ class _Followed:
     """What a fit keeps of a block that is read anew for every step: a tracker, and the labels of the last one."""
 
     tracker: Any
-    labels: np.ndarray | None = None
-    spare: np.ndarray | None = None  # memory for the next labels
+    labels: Any = None
+    spare: Any = None  # memory for the next labels
 
 
 class Shard:
@@ -195,10 +198,12 @@ class Shard:
         self.resident = source.array() is not None
         self.n_samples = 0
         self.n_rows = 0
-        self._labels: np.ndarray | None = None
-        self._spare: np.ndarray | None = None  # where the next labels go, so that no iteration asks for new memory
+        self._placed: Block | None = None  # rows in memory, where the backend works
+        self._labels: Any = None
+        self._spare: Any = None  # where the next labels go, so that no iteration asks for new memory
         self._labels_for: np.ndarray | None = None
-        self._stats: ClusterStats | None = None
+        self._found: np.ndarray | None = None  # what `finish` leaves
+        self._sums: Any = None
         self._tracker: Any = None
         self._followed: list[_Followed | None] = []  # a block; those beyond are not known yet
         self._follow_room = follow_bytes
@@ -208,16 +213,8 @@ class Shard:
 
     def blocks(self) -> Iterator[Block]:
         """All kept rows in order."""
-        x = self.source.array()
-        if x is not None:
-            weight = self.source.weights()
-            rows = slice(self.start, len(x) if self.stop is None else self.stop)
-            yield Block(
-                x[rows],
-                None if weight is None else weight[rows],
-                slice(0, rows.stop - rows.start),
-                range(rows.start, rows.stop),
-            )
+        if self.resident:
+            yield self._block()
             return
         done = 0
         for batch in self.source.batches(self.batch_rows, self.start, self.stop):
@@ -225,66 +222,89 @@ class Shard:
             if self.n_samples and done + n > self.n_samples:
                 raise DataError(_CHANGED.format(self.n_samples, done + n))
             if n:
-                yield Block(batch.x, batch.weight, slice(done, done + n), batch.row_numbers)
+                rows = slice(done, done + n)
+                yield Block(self._place(batch.x), batch.weight, rows, batch.row_numbers, self._place(batch.weight))
             done += n
         if self.n_samples and done != self.n_samples:
             raise DataError(_CHANGED.format(self.n_samples, done))
 
+    def _block(self) -> Block:
+        """All rows, of a source in memory."""
+        if self._placed is None:
+            x, weight = self.source.array(), self.source.weights()
+            assert x is not None
+            rows = slice(self.start, len(x) if self.stop is None else self.stop)
+            w = None if weight is None else weight[rows]
+            inner = slice(0, rows.stop - rows.start)
+            self._placed = Block(self._place(x[rows]), w, inner, range(rows.start, rows.stop), self._place(w))
+        return self._placed
+
+    def _place(self, array: np.ndarray | None) -> Any:
+        """An array where the backend works."""
+        return None if array is None else self.backend.place(array)
+
     def scan(self, reference: np.ndarray, *, spread: bool = True) -> Scan:
         """Look at every row once: counts, range, weights, finiteness; without ``spread`` that one is left zero."""
         scan: Scan | None = None
-        x = self.source.array()
-        weight = self.source.weights()
-        pieces: Iterator[tuple[np.ndarray, np.ndarray | None, int, int]]
-        if x is not None:
-            rows = slice(self.start, len(x) if self.stop is None else self.stop)
-            pieces = iter([(x[rows], None if weight is None else weight[rows], rows.start, rows.stop - rows.start)])
+        pieces: Iterator[tuple[Any, np.ndarray | None, Any, int, int]]
+        if self.resident:
+            block = self._block()
+            pieces = iter([(block.x, block.weight, block.placed_weight, block.row_numbers[0], len(block.x))])
         else:
             batches = self.source.batches(self.batch_rows, self.start, self.stop)
-            pieces = ((b.x, b.weight, b.first_row, b.n_rows) for b in batches)
-        for x, w, first, n_rows in pieces:
-            part = self._scan_block(x, w, first, n_rows, reference, spread)
+            pieces = ((self._place(b.x), b.weight, self._place(b.weight), b.first_row, b.n_rows) for b in batches)
+        for x, w, placed_weight, first, n_rows in pieces:
+            part = self._scan_block(x, w, placed_weight, first, n_rows, reference, spread)
             if w is not None and not self.resident:
                 if scan is None:
-                    self._weights = RowState(0, np.float64, True, 0.0)
+                    self._weights = RowState(0, np.float64, 0.0, None)
                 done = 0 if scan is None else scan.n_samples
                 assert self._weights is not None
                 self._weights.write(slice(done, done + len(w)), w)
             scan = part if scan is None else scan.merge(part)
         if scan is None:
             empty = np.empty((0, self.source.n_features), self.source.dtype)
-            scan = self._scan_block(empty, None, 0, 0, reference, spread)
+            scan = self._scan_block(empty, None, None, 0, 0, reference, spread)
         self.n_samples, self.n_rows = scan.n_samples, scan.n_rows
         return scan
 
     def _scan_block(
-        self, x: np.ndarray, w: np.ndarray | None, first: int, n_rows: int, reference: np.ndarray, spread: bool
+        self,
+        x: Any,
+        w: np.ndarray | None,
+        placed_weight: Any,
+        first: int,
+        n_rows: int,
+        reference: np.ndarray,
+        spread: bool,
     ) -> Scan:
         """Scan one block."""
-        d = self.source.n_features
-        used = x if w is None or not (w == 0).any() else x[w > 0]
-        if len(used):
-            minimum, maximum = self.backend.column_range(used)
-        else:
-            minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
+        d, backend = self.source.n_features, self.backend
+        none = np.full(d, np.inf), np.full(d, -np.inf)
+        minimum, maximum = backend.column_range(x) if len(x) else none
         # The ends of a column are finite only where all its values are.
-        finite = np.isfinite(minimum).all() and np.isfinite(maximum).all() if len(used) else True
-        if not finite or (used is not x and not np.isfinite(x).all()):
-            _raise_not_finite(x, first, self.source.names)
+        if len(x) and not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
+            _raise_not_finite(backend.fetch(x), first, self.source.names)
+        used, n_used = x, len(x)
+        if w is not None and (w == 0).any():
+            used = backend.take(x, np.flatnonzero(w > 0))
+            n_used = len(used)
+            minimum, maximum = backend.column_range(used) if n_used else none
+        sample = np.arange(0, n_used, max(1, n_used // _SAMPLE_ROWS))[:_SAMPLE_ROWS]
         return Scan(
             n_rows,
             len(x),
-            len(used),
+            n_used,
             minimum,
             maximum,
             len(x) << 1126 if w is None else int(exact_sum(w)),  # type: ignore[arg-type]
-            self.backend.total(x, w, reference[None], None) if spread else 0,
-            used[:: max(1, len(used) // _SAMPLE_ROWS)][:_SAMPLE_ROWS].astype(np.float64),
+            backend.total(x, placed_weight, reference[None], None) if spread else 0,
+            backend.fetch(backend.take(used, sample)).astype(np.float64),
         )
 
     def begin(self, grid: Grid) -> None:
         """Start a fit: forget labels and sums of an earlier one."""
-        self._grid, self._labels, self._labels_for, self._stats = grid, None, None, None
+        self._grid, self._labels, self._labels_for, self._sums, self._found = grid, None, None, None, None
         self._tracker, self._spare = None, None
         self._followed, self._follow_room = [], self.follow_bytes
 
@@ -305,26 +325,26 @@ class Shard:
             kept = self._followed[number]
             if kept is None:
                 if fresh is None:
-                    fresh = ClusterStats.zero(k, d, block.weight is not None)
-                self.backend.accumulate(fresh, block.x, block.weight, labels, None, self._grid)
-                moved, part = moved + len(labels), _plain(len(labels))
+                    fresh = self.backend.sums(k, d, block.weight is not None)
+                self.backend.accumulate(fresh, block.x, block.placed_weight, labels, None, self._grid)
+                moved, part = moved + len(labels), plain(len(labels))
             else:
-                if self._stats is None:
-                    self._stats = ClusterStats.zero(k, d, block.weight is not None)
-                moved += self.backend.accumulate(self._stats, block.x, block.weight, labels, before, self._grid)
+                if self._sums is None:
+                    self._sums = self.backend.sums(k, d, block.weight is not None)
+                moved += self.backend.accumulate(self._sums, block.x, block.placed_weight, labels, before, self._grid)
                 part = self.backend.effort(kept.tracker)
             effort = part if effort is None else effort.merge(part)
             scored, rechecked = scored + len(labels), rechecked + n
         self._labels_for = centroids
-        sums = [stats for stats in (self._stats, fresh) if stats is not None]
-        total = sums[0].copy() if sums else ClusterStats.zero(k, d, False)
-        for other in sums[1:]:
+        parts = [self.backend.collect(sums) for sums in (self._sums, fresh) if sums is not None]
+        total = parts[0] if parts else ClusterStats.zero(k, d, False)
+        for other in parts[1:]:
             total = total.merge(other)
-        return Step(total, moved, scored, rechecked, effort or _plain(scored))
+        return Step(total, moved, scored, rechecked, effort or plain(scored))
 
     def _label_streamed(
         self, centroids: np.ndarray, frame: Frame, follow: bool
-    ) -> Iterator[tuple[Block, np.ndarray, np.ndarray | None, int]]:
+    ) -> Iterator[tuple[Block, Any, Any, int]]:
         """Blocks, their labels, those of the last step where they were kept, and the rows rechecked.
 
         With ``follow`` blocks seen for the first time get a state of their own, and trackers move on; without it labels
@@ -339,7 +359,7 @@ class Shard:
             if kept is None:
                 if prepared is None:
                     prepared = self.backend.prepare(centroids, frame)
-                labels = np.empty(len(block.x), np.int32)
+                labels = self.backend.zeros(len(block.x), np.int32)
                 yield block, labels, None, self.backend.assign(block.x, prepared, labels)
                 continue
             before = kept.labels
@@ -348,7 +368,7 @@ class Shard:
             if at_hand and before is not None:
                 yield block, before, before, 0
                 continue
-            labels = np.zeros(len(block.x), np.int32) if kept.spare is None else kept.spare
+            labels = self.backend.zeros(len(block.x), np.int32) if kept.spare is None else kept.spare
             n = self.backend.track(kept.tracker, block.x, centroids, frame, labels, before)
             kept.labels, kept.spare = labels, before
             yield block, labels, before, n
@@ -356,7 +376,7 @@ class Shard:
     def _follow(self, block: Block, centroids: np.ndarray) -> _Followed | None:
         """State for a block seen for the first time, if there is room and it pays."""
         n, d = block.x.shape
-        size = 8 * n + self.backend.tracker_bytes(n, d, len(centroids), block.x.itemsize)
+        size = 8 * n + self.backend.tracker_bytes(n, d, len(centroids), self.source.dtype.itemsize)
         tracker = None if size > self._follow_room else self.backend.tracker(block.x, centroids, resident=False)
         if tracker is None:
             return None
@@ -366,24 +386,50 @@ class Shard:
     def _step_resident(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Step that keeps labels, so that later sums touch only the rows that moved."""
         assert self._grid is not None
-        block = next(self.blocks())
+        block = self._block()
         before = self._labels
         labels, rechecked = self._label_resident(block, centroids, frame)
-        if self._stats is None:
-            self._stats = ClusterStats.zero(len(centroids), block.x.shape[1], block.weight is not None)
-        moved = self.backend.accumulate(self._stats, block.x, block.weight, labels, before, self._grid)
+        if self._sums is None:
+            self._sums = self.backend.sums(len(centroids), block.x.shape[1], block.weight is not None)
+        moved = self.backend.accumulate(self._sums, block.x, block.placed_weight, labels, before, self._grid)
         self._labels, self._labels_for, self._spare = labels, centroids, before
-        effort = _plain(len(labels)) if self._tracker is None else self.backend.effort(self._tracker)
-        return Step(self._stats.copy(), moved, len(labels), rechecked, effort)
+        effort = plain(len(labels)) if self._tracker is None else self.backend.effort(self._tracker)
+        return Step(self.backend.collect(self._sums), moved, len(labels), rechecked, effort)
 
-    def _label_resident(self, block: Block, centroids: np.ndarray, frame: Frame) -> tuple[np.ndarray, int]:
+    def _label_resident(self, block: Block, centroids: np.ndarray, frame: Frame) -> tuple[Any, int]:
         """Exact labels of rows in memory, with what is known from the step before; and the rows rechecked."""
         if self._labels is None:
             self._tracker = self.backend.tracker(block.x, centroids)
-        labels = np.zeros(len(block.x), np.int32) if self._spare is None else self._spare
+        labels = self.backend.zeros(len(block.x), np.int32) if self._spare is None else self._spare
         if self._tracker is None:
             return labels, self.backend.assign(block.x, self.backend.prepare(centroids, frame), labels)
         return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels, self._labels)
+
+    def run(
+        self, centroids: np.ndarray, frame: Frame, reference: np.ndarray, tolerance: float, most: int
+    ) -> Iterator[Made]:
+        """Iterations that the backend makes by itself after a step, if it does, as of :meth:`Backend.run`."""
+        if not self.resident or self._labels is None:
+            return
+        assert self._grid is not None
+        block, own = self._block(), self._labels
+        made = self.backend.run(
+            self._tracker,
+            self._sums,
+            block.x,
+            block.placed_weight,
+            own,
+            centroids,
+            frame,
+            self._grid,
+            reference,
+            tolerance,
+            most,
+        )
+        for part in made or ():
+            # Labels are those of what was labelled last: the same centroids only where the last iteration left them.
+            self._labels_for = part.centroids if part.settled or part.pending else None
+            yield part
 
     def row_weights(self) -> Iterator[tuple[slice, np.ndarray | None]]:
         """Ranges of kept rows in order with their weights (n,) or None; rows that are streamed are not read again."""
@@ -400,17 +446,17 @@ class Shard:
         if self.nearest is None:
             raise RuntimeError("seeding has not begun on this shard")
         for rows, weight in self.row_weights():
-            yield self.nearest.read(rows), weight
+            yield self.backend.fetch(self.nearest.read(rows)), weight
 
-    def with_nearest(self) -> Iterator[tuple[Block, np.ndarray]]:
+    def with_nearest(self) -> Iterator[tuple[Block, Any]]:
         """Blocks with the squared distance of each row to the nearest seed so far, (n,) float64."""
         if self.nearest is None:
             raise RuntimeError("seeding has not begun on this shard")
         for block in self.blocks():
             yield block, self.nearest.read(block.rows)
 
-    def set_nearest(self, block: Block, values: np.ndarray) -> None:
-        """Store what :meth:`with_nearest` gave, changed."""
+    def set_nearest(self, block: Block, values: Any) -> None:
+        """Store what :meth:`with_nearest` gave, changed in place."""
         if self.nearest is not None:
             self.nearest.write(block.rows, values)
 
@@ -426,19 +472,20 @@ class Shard:
                 cut = np.partition(d[keep], len(keep) - n)[len(keep) - n]
                 keep = keep[d[keep] >= cut]
             keep = keep[np.argsort(-d[keep], kind="stable")][:n]
-            for i in keep:
+            rows, owners = self.backend.fetch(self.backend.take(block.x, keep)), self.backend.fetch(labels)
+            for i, row in zip(keep, rows, strict=True):
                 w = 1.0 if block.weight is None else float(block.weight[i])
-                best.append(Candidate(float(d[i]), int(block.row_numbers[i]), int(labels[i]), w, block.x[i].copy()))
+                best.append(Candidate(float(d[i]), int(block.row_numbers[i]), int(owners[i]), w, row))
             best = first_candidates(best, n)
         return best
 
-    def labelled(self, centroids: np.ndarray, frame: Frame) -> Iterator[tuple[Block, np.ndarray, int]]:
+    def labelled(self, centroids: np.ndarray, frame: Frame) -> Iterator[tuple[Block, Any, int]]:
         """Blocks with their exact labels and the rows rechecked; labels at hand are used again."""
         if self._labels is not None and self._labels_for is not None and _same(self._labels_for, centroids):
-            yield next(self.blocks()), self._labels, 0
+            yield self._block(), self._labels, 0
             return
-        if self._tracker is not None and self._labels is not None and self._labels_for is not None:
-            block = next(self.blocks())
+        if self._tracker is not None and self._labels is not None:
+            block = self._block()
             labels, rechecked = self._label_resident(block, centroids, frame)
             # The tracker has moved on to these centroids, so the labels must follow.
             self._labels, self._labels_for, self._spare = labels, centroids, None
@@ -451,7 +498,7 @@ class Shard:
             return
         prepared = self.backend.prepare(centroids, frame)
         for block in self.blocks():
-            labels = np.empty(len(block.x), np.int32)
+            labels = self.backend.zeros(len(block.x), np.int32)
             rechecked = self.backend.assign(block.x, prepared, labels)
             yield block, labels, rechecked
 
@@ -459,29 +506,30 @@ class Shard:
         """Label against the final centroids and add up the inertia exactly."""
         assert self._grid is not None
         total = ClusterStats.zero(len(centroids), self.source.n_features, False)
-        counted: ClusterStats | None = None
+        counted: Any = None
         no_features = replace(self._grid, exponents=self._grid.exponents[:0])
         inertia, scored, rechecked = 0, 0, 0
         kept = np.empty(self.n_samples, np.int32) if keep_labels else None
         for block, labels, n in self.labelled(centroids, frame):
-            inertia += self.backend.total(block.x, block.weight, centroids, labels)
+            inertia += self.backend.total(block.x, block.placed_weight, centroids, labels)
             rechecked += n
             scored += len(labels)
             if counted is None:
-                counted = ClusterStats.zero(len(centroids), 0, block.weight is not None)
-            self.backend.accumulate(counted, block.x[:, :0], block.weight, labels, None, no_features)
+                counted = self.backend.sums(len(centroids), 0, block.weight is not None)
+            self.backend.accumulate(counted, block.x[:, :0], block.placed_weight, labels, None, no_features)
             if kept is not None:
-                kept[block.rows] = labels
+                kept[block.rows] = self.backend.fetch(labels)
         if counted is not None:
-            total.counts, total.weight_hi, total.weight_lo = counted.counts, counted.weight_hi, counted.weight_lo
-        self._labels, self._labels_for, self._tracker, self._spare = kept, None, None, None
+            stats = self.backend.collect(counted)
+            total.counts, total.weight_hi, total.weight_lo = stats.counts, stats.weight_hi, stats.weight_lo
+        self._labels, self._labels_for, self._tracker, self._spare, self._found = None, None, None, None, kept
         self._followed, self._follow_room = [], self.follow_bytes
         return Final(total, inertia, scored, rechecked)
 
     @property
     def labels(self) -> np.ndarray | None:
         """Labels left by :meth:`finish`."""
-        return self._labels
+        return self._found
 
 
 def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:
@@ -489,7 +537,7 @@ def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-c.distance, c.row))[:n]
 
 
-def _plain(n: int) -> Effort:
+def plain(n: int) -> Effort:
     """Rows labelled with no state."""
     return Effort(frozenset(["plain"]), n, n)
 

@@ -97,15 +97,17 @@ class Seen:
 def observe(problem: Problem, centroids: np.ndarray) -> Seen:
     """Label the rows of a call and add them up."""
     k, d = centroids.shape
-    squares, stats = np.zeros(k), None
+    squares, sums = np.zeros(k), None
     for shard in problem.shards:
         for block, labels, _ in shard.labelled(centroids, problem.frame):
-            if stats is None:
-                stats = ClusterStats.zero(k, d, block.weight is not None)
-            shard.backend.accumulate(stats, block.x, block.weight, labels, None, problem.grid)
-            distances = shard.backend.distances(block.x, centroids, labels)
-            squares += np.bincount(labels, distances if block.weight is None else block.weight * distances, k)
-    stats = stats or ClusterStats.zero(k, d, False)
+            backend = shard.backend
+            if sums is None:
+                sums = backend.sums(k, d, block.weight is not None)
+            backend.accumulate(sums, block.x, block.placed_weight, labels, None, problem.grid)
+            distances = backend.distances(block.x, centroids, labels)
+            own = backend.fetch(labels)
+            squares += np.bincount(own, distances if block.weight is None else block.weight * distances, k)
+    stats = ClusterStats.zero(k, d, False) if sums is None else problem.shards[0].backend.collect(sums)
     return Seen(stats.sums(problem.grid), stats.weights(problem.grid), squares, stats.counts)
 
 

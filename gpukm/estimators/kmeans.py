@@ -173,10 +173,11 @@ class KMeans(CentroidEstimator):
                 return result
             if not self.verbose:
                 continue
-            record, stop = progress.state.record, progress.state.stop
-            if record.iteration == 1:
-                print("Initialization complete")
-            print(f"Iteration {record.iteration}, inertia {record.inertia}.")
+            stop = progress.state.stop
+            for record in progress.state.records:
+                if record.iteration == 1:
+                    print("Initialization complete")
+                print(f"Iteration {record.iteration}, inertia {record.inertia}.")
             if stop is StopReason.CONVERGED:
                 print(f"Converged at iteration {record.iteration}: strict convergence.")
             elif stop is StopReason.TOLERANCE:

@@ -77,7 +77,7 @@ def fit_with_checkpoints(
                 progress.stage(name, settings.max_iter, "iterations")
             if reading.held is not None:  # rows that are streamed are seen as they are read
                 progress.seen(reading.n_rows)
-            progress.advance(1, f"inertia {step.state.record.inertia:.6g}")
+            progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}")
             progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
     finally:
@@ -110,7 +110,7 @@ class _Keeper:
             return
         if step.init != self._init:
             self._init, self._history = step.init, []
-        self._history.append(step.state.record)
+        self._history.extend(step.state.records)
         if step.state.stop is not None:
             # The loop is over; going on from here would add an iteration, so the state before stays.
             return

@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for GPUs that need not be there; run by test_triton.py.
 
-A line each: the kernel, the compute capability, whether its matrix products are made by the matrix units, and how many
-multiply-adds of float64 are fused, of which the definitions allow none.
+A line each: the kernel, the compute capability, whether its matrix products are made by the matrix units, and the bytes
+of shared memory it takes.
 """
 
 from __future__ import annotations
@@ -9,61 +9,52 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import triton
-from gpukm_kernels.triton import assign, update
+from gpukm_kernels.triton import screen
+from gpukm_kernels.triton.tiles import tiles
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-SCREEN = {
-    "values": "*fp16",
-    "c_values": "*fp16",
-    "norms": "*fp32",
-    "residuals": "*fp32",
-    "half_norms": "*fp32",
-    "largest": "*fp32",
-    "c_residual": "*fp32",
-    "labels": "*i32",
-    "threshold": "*fp32",
-    "listed": "*i64",
-    "n_listed": "*i32",
-    "by_product": "fp32",
-    "by_norm": "fp32",
-    "by_row": "fp32",
-    "tiny": "fp32",
-    "N": "i64",
-    "K": "i32",
-    "D": "i32",
-    "x": "*fp32",
-    "c": "*fp32",
-    "order": "*i32",
+TYPES = {
+    **dict.fromkeys(["norms", "residuals", "half_norms", "largest", "c_residual", "threshold"], "*fp32"),
+    **dict.fromkeys(["order", "labels", "stop", "pair_places", "pair_centroids"], "*i32"),
+    **dict.fromkeys(["listed", "n_listed", "n_pairs"], "*i64"),
+    **dict.fromkeys(["by_product", "by_norm", "by_row", "tiny"], "fp32"),
+    **dict.fromkeys(["N", "ROOM"], "i64"),
+    **dict.fromkeys(["TWO", "K", "PITCH"], "i32"),
+    "crowded": "*u8",
 }
-SUMS = {
-    **dict.fromkeys(["x"], "*fp32"),
-    **dict.fromkeys(["w", "scales", "w_scale"], "*fp64"),
-    **dict.fromkeys(["labels", "before"], "*i32"),
-    **dict.fromkeys(["high", "low", "counts", "w_high", "w_low", "n_moved"], "*i64"),
-    "N": "i64",
-    "D": "i32",
-}
-TILE = {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 64, "PRECISION": "ieee"}
 
 
-def compiled(name: str, kernel: Callable[..., None], types: dict[str, str], constants: dict, capability: int) -> None:
+def compiled(
+    name: str, kernel: Callable[..., None], types: dict[str, str], constants: dict, capability: int, options: dict
+) -> None:
     """Compile one kernel to machine code, and print what it is made of."""
-    signature = {arg: "constexpr" if arg in constants else types[arg] for arg in kernel.arg_names}  # type: ignore[attr-defined]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    names = kernel.arg_names  # type: ignore[attr-defined]
+    signature = {arg: "constexpr" if arg in constants else types[arg] for arg in names}
+    # As a launch finds them: memory is aligned, and vectors come in multiples of 16.
+    wide = {
+        (i,): [["tt.divisibility", 16]] for i, arg in enumerate(names) if signature[arg][0] == "*" or arg == "PITCH"
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=wide)
     target = GPUTarget("cuda", capability, 32)
-    made = triton.compile(source, target=target, options={"enable_fp_fusion": False})
+    made = triton.compile(source, target=target, options=options)
     assert made.asm["cubin"]
     text = made.asm["ptx"]
-    print(name, capability, "wgmma" in text or "mma.sync" in text, text.count("fma.rn.f64"))
+    print(name, capability, "wgmma" in text or "mma.sync" in text, made.metadata.shared)
 
 
 for arch in (80, 90):
-    for dtype, precision in (("*fp16", "ieee"), ("*fp32", "tf32"), ("*fp32", "ieee")):
-        values = {**SCREEN, "values": dtype, "c_values": dtype}
-        constants = {**TILE, "PRECISION": precision}
-        compiled(f"screen-{dtype[1:]}-{precision}", assign._screen, values, constants, arch)
-        compiled(f"decide-{dtype[1:]}-{precision}", assign._decide, values, {**constants, "BLOCK_N": 16}, arch)
-    for flag in (False, True):
-        constants = {"BLOCK_N": 64, "BLOCK_D": 64, "WEIGHTED": flag, "MOVED": flag}
-        compiled("accumulate", update._accumulate, SUMS, constants, arch)
+    for stored, precision in (("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")):
+        for d in (64, 512):
+            t = tiles((arch // 10, arch % 10), stored, d)
+            values = {**TYPES, **dict.fromkeys(["values", "c_values"], "*fp16" if stored == "float16" else "*fp32")}
+            constants = {
+                "BLOCK_N": t.rows,
+                "BLOCK_K": t.centroids,
+                "BLOCK_D": t.features,
+                "PRECISION": precision,
+                "WHOLE": d <= t.features,
+            }
+            options = {"num_warps": t.warps, "num_stages": t.stages, "enable_fp_fusion": True}
+            compiled(f"screen-{d}-{stored}-{precision}", screen.screen, values, constants, arch, options)
+            compiled(f"pairs-{d}-{stored}-{precision}", screen.pairs, values, constants, arch, options)

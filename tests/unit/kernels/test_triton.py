@@ -33,17 +33,18 @@ def output(*command: str, interpret: bool) -> str:
 @pytest.mark.timeout(600)
 def test_under_the_interpreter() -> None:
     said = output(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / "interpreted.py"), interpret=True
-    )
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "not TestTriton or test_labels or ties",
+        str(HERE / "interpreted.py"), interpret=True,
+    )  # fmt: skip
     assert " passed" in said and "skipped" not in said
 
 
 @pytest.mark.timeout(600)
 def test_compiled_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Screens use the matrix units, but in float32; no multiply-add of float64 is fused."""
+    """Screens use the matrix units, but in float32; tiles fit the shared memory of a block."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     lines = [line.split() for line in output(str(HERE / "compiled.py"), interpret=False).splitlines()]
-    assert len(lines) == 2 * (2 * 3 + 2)
-    for name, _, matrix_units, fused in lines:
-        assert fused == "0"
-        assert (matrix_units == "True") == (name.endswith(("fp16-ieee", "tf32")))
+    assert len(lines) == 2 * 3 * 2 * 2
+    for name, capability, matrix_units, shared in lines:
+        assert (matrix_units == "True") == name.endswith(("float16-ieee", "tf32"))
+        assert int(shared) <= {"80": 163, "90": 227}[capability] << 10, name

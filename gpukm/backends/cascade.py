@@ -1,0 +1,259 @@
+"""Exact assignment on a GPU: a screen settles nearly all rows, and D decides among what it leaves of the others.
+
+The screen gives every row a centroid and a bound, and lists the rows whose centroid is not proved to be the nearest; a
+second sweep over those makes pairs of a row and each centroid that its bound does not exclude; D decides among pairs.
+All of it stays on the device, however long the lists get.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gpukm_kernels.screening import PAD, Mode, errors, exponent_of
+
+from gpukm.backends.base import Frame
+from gpukm.backends.device import Device
+
+#: Rows that are screened at a time, which bounds the memory of lists.
+CHUNK_ROWS = 1 << 22
+#: The same where every row is listed.
+_LISTED_ROWS = 1 << 19
+#: Pairs that there is room for, a row of a chunk; what finds none is compared with all centroids.
+_PAIRS = 2
+_LEAST_PAIRS = 1 << 16
+_THREADS = 256
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Vectors as a screen takes them: ``values`` (n, pitch) or None where it rounds rows itself, and bounds (n,)."""
+
+    values: Any
+    norms: Any
+    residuals: Any
+
+    def part(self, rows: slice) -> Rounded:
+        """Some of them."""
+        return Rounded(None if self.values is None else self.values[rows], self.norms[rows], self.residuals[rows])
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Centroids in the order of their norms, so that those of a tile share a bound.
+
+    Attributes
+    ----------
+    centroids : array of shape (k, d)
+        As they are, in the order they came in.
+    order : array of int32 of shape (k,)
+        Which of them stands where.
+    rounded : Rounded
+    half_norms : array of float32 of shape (k,)
+    largest, residual : array of float32 of shape (tiles,)
+        Of the norms and residuals of a tile.
+    center : array of float64 of shape (d,)
+    scale : float
+    errors : tuple of float
+    """
+
+    centroids: Any
+    order: Any
+    rounded: Rounded
+    half_norms: Any
+    largest: Any
+    residual: Any
+    center: Any
+    scale: float
+    errors: tuple[float, float, float, float]
+
+
+class Lists:
+    """Where a screen puts what it cannot settle, of at most ``n`` rows at a time.
+
+    Attributes
+    ----------
+    threshold : array of float32 of shape (n,)
+        What the score of a row's nearest centroid, or its second nearest, does not exceed.
+    rows : array of int64 of shape (n,)
+        Listed rows, in any order.
+    n_rows, n_pairs : array of uint64 of shape (1,)
+        ``n_pairs`` may exceed the room there is for pairs.
+    places, centroids : array of int32 of shape (room,)
+        Pairs of a place in the list and a centroid.
+    distances : array of float64 of shape (room,)
+        D of each pair.
+    best : array of uint64 of shape (n,)
+        Bits of the smallest D of each place.
+    crowded : array of uint8 of shape (n,)
+        Places with pairs that found no room.
+    """
+
+    def __init__(self, device: Device, n: int, pairs: int) -> None:
+        self.room = max(_LEAST_PAIRS, pairs * n)
+        self.threshold, self.rows = device.empty(n, np.float32), device.empty(n, np.int64)
+        self.n_rows, self.n_pairs = device.zeros(1, np.uint64), device.zeros(1, np.uint64)
+        self.places, self.centroids = device.empty(self.room, np.int32), device.empty(self.room, np.int32)
+        self.distances, self.best = device.empty(self.room, np.float64), device.empty(n, np.uint64)
+        self.crowded = device.empty(n, np.uint8)
+
+
+class Screen(ABC):
+    """A screen's two kernels, in one mode.
+
+    Attributes
+    ----------
+    mode : Mode
+    copies_rows : bool
+        Whether it needs the values of rows in the mode's type, or rounds them as it goes.
+    """
+
+    mode: Mode
+    copies_rows: bool
+
+    @abstractmethod
+    def tile(self, d: int) -> tuple[int, int]:
+        """For rows of d features: centroids that share a bound, and lowest bits of a score that a place replaces."""
+
+    @abstractmethod
+    def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
+        """Label rows x (n, d) and list those that are not settled; with ``two`` all, for their second nearest.
+
+        Nothing is done where ``stop``, an array of int32 or None, begins with a number that is not zero.
+        """
+
+    @abstractmethod
+    def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
+        """Make pairs of the listed rows."""
+
+
+class Cascade:
+    """The whole of it, on one device."""
+
+    def __init__(self, device: Device, screen: Screen) -> None:
+        self._device, self._screen = device, screen
+
+    def pack(self, centroids: np.ndarray, frame: Frame) -> Packed:
+        """Pack centroids (k, d), in the dtype of the rows."""
+        device, screen, (k, d) = self._device, self._screen, centroids.shape
+        exponent = exponent_of(frame.radius)
+        centred = (centroids - frame.center.astype(centroids.dtype)).astype(np.float64)
+        order = np.argsort(np.einsum("kd,kd->k", centred, centred), kind="stable").astype(np.int32)
+        tile, index_bits = screen.tile(d)
+        tiles = -(-k // tile)
+        half_norms, largest, residual = (device.empty(m, np.float32) for m in (k, tiles, tiles))
+        packed = Packed(
+            device.place(np.ascontiguousarray(centroids)),
+            device.place(order),
+            self._room(k, d, True),
+            half_norms,
+            largest,
+            residual,
+            device.place(np.ascontiguousarray(frame.center, np.float64)),
+            float(np.ldexp(1.0, exponent)),
+            errors(screen.mode, d, exponent, index_bits),
+        )
+        self.repack(packed)
+        return packed
+
+    def repack(self, packed: Packed) -> None:
+        """Pack centroids again that have changed on the device, in the same order."""
+        (k, d), row = packed.centroids.shape, self._device.dtype(packed.centroids)
+        self._round(packed.centroids, packed, packed.rounded, packed.order, packed.half_norms)
+        self._device.launch(
+            "round.tile_bounds", row, self._blocks(len(packed.largest), _THREADS), _THREADS, packed.rounded.norms,
+            packed.rounded.residuals, packed.largest, packed.residual, k, self._screen.tile(d)[0],
+        )  # fmt: skip
+
+    def round(self, x: Any, packed: Packed) -> Rounded:
+        """What the screen takes of rows x (n, d)."""
+        n, d = x.shape
+        rounded = self._room(n, d, self._screen.copies_rows)
+        self._round(x, packed, rounded, None, None)
+        return rounded
+
+    def _room(self, n: int, d: int, values: bool) -> Rounded:
+        """Memory for rounded vectors."""
+        mode, device = self._screen.mode, self._device
+        # Halves go by their bits: not every library knows the type.
+        stored = np.uint16 if mode.stored == "float16" else np.float32
+        pitch = -(-d // PAD) * PAD
+        return Rounded(
+            device.empty((n, pitch), stored) if values else None,
+            device.empty(n, np.float32),
+            device.empty(n, np.float32),
+        )
+
+    def _round(self, x: Any, packed: Packed, to: Rounded, order: Any, half_norms: Any) -> None:
+        """Round vectors about the centre."""
+        (n, d), mode = x.shape, self._screen.mode
+        kernel = "round.round_half" if mode.stored == "float16" else "round.round_single"
+        self._device.launch(
+            kernel, self._device.dtype(x), self._blocks(n, _THREADS // 32), _THREADS, x, packed.center, packed.scale,
+            order, to.values, to.norms, to.residuals, half_norms, n, d, -(-d // PAD) * PAD,
+        )  # fmt: skip
+
+    def lists(self, n: int, *, two: bool = False) -> Lists:
+        """Lists for calls on up to n rows."""
+        return Lists(self._device, max(1, min(n, _LISTED_ROWS if two else CHUNK_ROWS)), 4 * _PAIRS if two else _PAIRS)
+
+    def assign(
+        self,
+        x: Any,
+        packed: Packed,
+        labels: Any,
+        rounded: Rounded | None = None,
+        lists: Lists | None = None,
+        counters: Any = None,
+        stop: Any = None,
+    ) -> None:
+        """Write exact labels (n,) int32 of rows x (n, d); ``counters[1]``, uint64, grows by the rows listed."""
+        if lists is None:
+            lists = self.lists(len(x))
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            part = self.round(x[rows], packed) if rounded is None else rounded.part(rows)
+            self._assign(x[rows], part, packed, labels[rows], lists, None, stop)
+            if counters is not None:
+                row = self._device.dtype(x)
+                self._device.launch("loop.clear", row, 1, 1, lists.n_rows, lists.n_pairs, counters)
+
+    def assign_two(self, x: Any, packed: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, and D to the nearest and the second nearest, on the host."""
+        n, device = len(x), self._device
+        labels, nearest, second = np.empty(n, np.int32), np.empty(n), np.empty(n)
+        for start in range(0, n, _LISTED_ROWS):
+            rows = slice(start, min(start + _LISTED_ROWS, n))
+            m = rows.stop - start
+            found, next_, lists = device.empty(m, np.int32), device.empty(m, np.uint64), self.lists(m, two=True)
+            self._assign(x[rows], self.round(x[rows], packed), packed, found, lists, next_, None)
+            # By places in the list, which holds every row once.
+            places = start + device.fetch(lists.rows)
+            labels[rows] = device.fetch(found)
+            nearest[places] = device.fetch(lists.best).view(np.float64)
+            second[places] = device.fetch(next_).view(np.float64)
+        return labels, nearest, second
+
+    def _assign(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, second: Any, stop: Any) -> None:
+        """One chunk; with ``second`` all rows are listed, and it becomes the bits of D to the second nearest."""
+        (n, d), k = x.shape, len(packed.centroids)
+        listed, pairs = (lists.rows, lists.n_rows), (lists.places, lists.centroids, lists.n_pairs, lists.room)
+
+        def launch(kernel: str, *args: Any) -> None:
+            """A kernel of ``decide.cu``."""
+            self._device.launch(kernel, self._device.dtype(x), self._blocks(n, _THREADS), _THREADS, *args)
+
+        self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
+        launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
+        self._screen.pairs(x, rows, packed, lists)
+        launch("decide.measure", x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
+        launch("decide.choose", lists.rows, *pairs, lists.distances, lists.best, lists.crowded, labels)
+        if second is not None:
+            launch("decide.runner_up", lists.rows, *pairs, lists.distances, lists.crowded, labels, second)
+        launch("decide.crowd", x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, second, k, d)
+
+    def _blocks(self, n: int, each: int) -> int:
+        """Blocks for n pieces of work, ``each`` so many: enough to fill the device, and they share the rest."""
+        return max(1, min(-(-n // each), 16 * self._device.processors))

@@ -1,0 +1,82 @@
+"""What the GPU engine asks of a library of arrays: memory, copies and launches, in a device's current stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class Device(ABC):
+    """A device as one library sees it. Arrays are that library's own, C-contiguous, and can be sliced by rows.
+
+    Attributes
+    ----------
+    name : str
+        As users name it, ``cuda:0``.
+    capability : tuple of (int, int)
+        Compute capability.
+    processors : int
+        Streaming multiprocessors.
+    """
+
+    library: ClassVar[str]
+    name: str
+    capability: tuple[int, int]
+    processors: int
+
+    @abstractmethod
+    def owns(self, array: Any) -> bool:
+        """Whether it is an array of this library on this device."""
+
+    @abstractmethod
+    def dtype(self, array: Any) -> np.dtype:
+        """Its type of numbers."""
+
+    @abstractmethod
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        """Memory with no particular values."""
+
+    @abstractmethod
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        """Zeroed memory."""
+
+    @abstractmethod
+    def place(self, array: np.ndarray, out: Any = None) -> Any:
+        """Copy to the device, into ``out`` where it is given; the array may change once this returns."""
+
+    @abstractmethod
+    def fetch(self, array: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Copy to the host, once all work before is done."""
+
+    @abstractmethod
+    def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
+        """Put a kernel of :mod:`gpukm_kernels.cuda` into the current stream.
+
+        Parameters
+        ----------
+        kernel : str
+            ``file.function``.
+        row : dtype
+            Type of the rows that it is compiled for.
+        blocks, threads : int
+            Blocks, and threads in each.
+        *args
+            Arrays of this device, None for a null pointer, or numbers, as many as the kernel has parameters.
+        shared : int
+            Bytes of dynamic shared memory.
+        """
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Something that does the same again, faster where the library can replay launches.
+
+        ``work`` launches and copies within the device only, with arrays that outlive what is returned; it has been done
+        once before.
+        """
+        return work
+
+    @abstractmethod
+    def free_bytes(self) -> int:
+        """Memory that can still be taken on the device."""

@@ -1,0 +1,308 @@
+"""The engine's arithmetic on a GPU, through whichever library holds the arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from gpukm_kernels.screening import PLAIN, mode
+
+from gpukm.backends.base import Backend, Effort, Frame, Made, Pool
+from gpukm.backends.cascade import CHUNK_ROWS, Cascade, Packed, Rounded, Screen
+from gpukm.backends.device import Device
+from gpukm.backends.gpu_loop import Loop
+from gpukm.backends.numpy import NumpyPool
+from gpukm.backends.plain_screen import PlainScreen
+from gpukm.core.stats import ClusterStats, Grid
+
+_THREADS = 256
+#: The unit of the windows that a total is made of, 2^-1074, in units of 2^-1126.
+_UNIT_BITS = 1126 - 1074
+_WINDOW_BITS, _WINDOWS = 30, 4
+_INFINITE = 0x7FF << 52
+
+
+@dataclass
+class Sums:
+    """Sums of clusters on a device; arrays as of :class:`gpukm.core.stats.ClusterStats`."""
+
+    hi: Any
+    lo: Any
+    counts: Any
+    weight_hi: Any = None
+    weight_lo: Any = None
+
+
+@dataclass
+class Tracked:
+    """What a resident block keeps from call to call: its rows as the screen takes them, for one frame."""
+
+    frame: Frame | None = None
+    rounded: Rounded | None = None
+    n: int = 0
+
+
+class GpuBackend(Backend):
+    """Triton or CUDA kernels on the arrays of one library.
+
+    Blocks of rows may be arrays of that library, as :meth:`place` makes them, or NumPy's, which each call copies.
+    """
+
+    def __init__(self, device: Device, screen: Screen) -> None:
+        self.name = device.library
+        self.device = device
+        self._cascade = Cascade(device, screen)
+
+    def place(self, x: np.ndarray) -> Any:
+        return self._on(x)
+
+    def fetch(self, array: Any) -> np.ndarray:
+        return array if isinstance(array, np.ndarray) and not self.device.owns(array) else self.device.fetch(array)
+
+    def zeros(self, n: int, dtype: Any) -> Any:
+        return self.device.zeros(n, dtype)
+
+    def take(self, x: Any, rows: np.ndarray) -> Any:
+        source, m = self._on(x), len(rows)
+        d = source.shape[1]
+        out = self.device.empty((m, d), self.device.dtype(source))
+        if m:
+            self._launch("rows.gather", source, -(-m * d // _THREADS), source, self._on(rows), out, m, d)
+        return out
+
+    def prepare(self, centroids: np.ndarray, frame: Frame) -> Packed:
+        return self._cascade.pack(centroids, frame)
+
+    def assign(self, x: Any, prepared: Packed, labels: Any) -> int:
+        return self._assign(self._on(x), prepared, labels, None)
+
+    def tracker(self, x: Any, centroids: np.ndarray, resident: bool = True) -> Tracked | None:
+        return Tracked() if resident and self.device.owns(x) else None
+
+    def track(
+        self,
+        tracker: Tracked,
+        x: Any,
+        centroids: np.ndarray,
+        frame: Frame,
+        labels: Any,
+        before: Any = None,
+    ) -> int:
+        prepared, rows = self.prepare(centroids, frame), self._on(x)
+        if tracker.frame is not frame:
+            tracker.frame, tracker.rounded = frame, self._cascade.round(rows, prepared)
+        tracker.n = len(rows)
+        return self._assign(rows, prepared, labels, tracker.rounded)
+
+    def effort(self, tracker: Tracked) -> Effort:
+        return Effort(frozenset(["plain"]), tracker.n, tracker.n)
+
+    def _assign(self, x: Any, prepared: Packed, labels: Any, rounded: Rounded | None) -> int:
+        """Label rows on the device."""
+        found = labels if self.device.owns(labels) else self.device.empty(len(x), np.int32)
+        counters = self.device.zeros(2, np.uint64)
+        self._cascade.assign(x, prepared, found, rounded, counters=counters)
+        if found is not labels:
+            self.device.fetch(found, labels)
+        return int(self.device.fetch(counters)[1])
+
+    def assign_two(self, x: Any, prepared: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._cascade.assign_two(self._on(x), prepared)
+
+    def cross_distances(self, x: Any, points: Any) -> np.ndarray:
+        rows, p = self._on(x), self._on(points)
+        (n, d), m = rows.shape, len(p)
+        out = self.device.empty((n, m), np.float64)
+        self._launch("exact.cross", rows, -(-n // 32) * -(-m // 8), rows, p, out, n, m, d)
+        return self.device.fetch(out)
+
+    def distances(self, x: Any, centroids: Any, labels: Any) -> np.ndarray:
+        rows = self._on(x)
+        out = self.device.empty(len(rows), np.float64)
+        self._distances(rows, None, self._on(centroids), self._on(labels), out, None)
+        return self.device.fetch(out)
+
+    def _distances(self, x: Any, weight: Any, centroids: Any, labels: Any, out: Any, largest: Any) -> None:
+        """D, times weight where there is one, and the bits of the largest."""
+        n, d = x.shape
+        self._launch("exact.distances", x, -(-n // 32), x, centroids, labels, weight, out, largest, n, d)
+
+    def total(self, x: Any, weight: Any, centroids: Any, labels: Any) -> int:
+        rows, c = self._on(x), self._on(centroids)
+        total = 0
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = slice(start, min(start + CHUNK_ROWS, len(rows)))
+            n = part.stop - start
+            out, largest = self.device.empty(n, np.float64), self.device.zeros(1, np.uint64)
+            w, own = (None if v is None else self._on(v[part]) for v in (weight, labels))
+            self._distances(rows[part], w, c, own, out, largest)
+            total += self._sum(out, int(self.device.fetch(largest)[0]), self.device.dtype(rows))
+        return total << _UNIT_BITS
+
+    def _sum(self, values: Any, largest: int, row: np.dtype) -> int:
+        """Exact sum of values >= 0 in units of 2^-1074, ``largest`` being the bits of the largest."""
+        if largest >= _INFINITE:
+            raise ValueError("exact sums need finite values")
+        total, top = 0, max((largest >> 52) - 1, 0) + 52
+        first = top // _WINDOW_BITS + 1
+        more = largest > 0
+        while more:
+            first = max(first - _WINDOWS, 0)
+            sums, below = self.device.zeros(_WINDOWS, np.uint64), self.device.zeros(1, np.int32)
+            blocks = max(1, min(-(-len(values) // _THREADS), 16 * self.device.processors))
+            self.device.launch("exact.windows", row, blocks, _THREADS, values, sums, below, first, len(values))
+            for w, part in enumerate(self.device.fetch(sums)):
+                total += int(part) << _WINDOW_BITS * (first + w)
+            more = first > 0 and bool(self.device.fetch(below)[0])
+        return total
+
+    def column_range(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._on(x)
+        n, d = rows.shape
+        low = self.device.place(np.full(d, ~np.uint64(0)))
+        high = self.device.zeros(d, np.uint64)
+        self._launch("rows.column_range", rows, -(-n * d // (64 * _THREADS)), rows, low, high, n, d)
+        return _from_sortable(self.device.fetch(low)), _from_sortable(self.device.fetch(high))
+
+    def sums(self, k: int, d: int, weighted: bool) -> Sums:
+        """Sums of no rows."""
+        zeros = self.device.zeros
+        sums = Sums(zeros((k, d), np.int64), zeros((k, d), np.int64), zeros(k, np.int64))
+        if weighted:
+            sums.weight_hi, sums.weight_lo = zeros(k, np.int64), zeros(k, np.int64)
+        return sums
+
+    def collect(self, sums: Any) -> ClusterStats:
+        if isinstance(sums, ClusterStats):
+            return sums.copy()
+        arrays: dict[str, Any] = {name: None if v is None else self.device.fetch(v) for name, v in vars(sums).items()}
+        stats = ClusterStats(**arrays)
+        stats.normalise()
+        return stats
+
+    def accumulate(self, stats: Any, x: Any, weight: Any, labels: Any, previous: Any, grid: Grid) -> int:
+        on_host = isinstance(stats, ClusterStats)
+        sums = self._placed(stats) if on_host else stats
+        rows = self._on(x)
+        n, d = rows.shape
+        w, own, before = (None if v is None else self._on(v) for v in (weight, labels, previous))
+        moved = self.device.zeros(1, np.uint64)
+        self._launch(
+            "update.accumulate", rows, -(-n // _THREADS), rows, w, own, before, self.device.place(grid.scales),
+            grid.weight_scale, sums.hi, sums.lo, sums.counts, sums.weight_hi, sums.weight_lo, moved, n, d,
+        )  # fmt: skip
+        if on_host:
+            for field in fields(Sums):
+                if getattr(sums, field.name) is not None:
+                    self.device.fetch(getattr(sums, field.name), getattr(stats, field.name))
+            stats.normalise()
+        return int(self.device.fetch(moved)[0])
+
+    def means(
+        self, stats: ClusterStats, grid: Grid, previous: np.ndarray, reference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        device, (k, d) = self.device, previous.shape
+        sums, old = self._placed(stats), self._on(previous)
+        mean, shift, gain = (
+            device.empty((k, d), previous.dtype),
+            device.empty(k, np.float64),
+            device.empty(k, np.float64),
+        )
+        flags = device.zeros(2, np.int32)
+        self._launch(
+            "update.means", old, -(-k // 32), sums.hi, sums.lo, sums.counts, sums.weight_hi, sums.weight_lo,
+            device.place(np.ldexp(1.0, -grid.exponents)), float(np.ldexp(1.0, -grid.weight_exponent)), old,
+            device.place(np.ascontiguousarray(reference, np.float64)), mean, shift, gain, flags[:1], flags[1:], k, d,
+        )  # fmt: skip
+        return device.fetch(mean), device.fetch(shift), device.fetch(gain)
+
+    def run(
+        self,
+        tracker: Tracked,
+        sums: Sums,
+        x: Any,
+        weight: Any,
+        labels: Any,
+        centroids: np.ndarray,
+        frame: Frame,
+        grid: Grid,
+        reference: np.ndarray,
+        tolerance: float,
+        most: int,
+    ) -> Iterator[Made]:
+        rounded = tracker.rounded if tracker.frame is frame else None
+        loop = Loop(self.device, self._cascade, x, weight, labels, sums, rounded, centroids, frame, grid, reference)
+        return loop.run(tolerance, most)
+
+    def lower(self, nearest: Any, x: Any, points: np.ndarray) -> None:
+        rows, p, values = self._on(x), self._on(points), self._on(nearest)
+        (n, d), m = rows.shape, len(p)
+        self._launch("exact.lower", rows, -(-n // 32), rows, p, values, n, m, d)
+        if values is not nearest:
+            self.device.fetch(values, nearest)
+
+    def potentials(self, nearest: Any, x: Any, weight: Any, points: np.ndarray, exponent: int) -> np.ndarray:
+        rows, p = self._on(x), self._on(points)
+        (n, d), m = rows.shape, len(p)
+        total = self.device.zeros(m, np.uint64)
+        w = None if weight is None else self._on(weight)
+        self._launch(
+            "exact.potentials", rows, -(-n // 32) * -(-m // 8), rows, w, p, self._on(nearest), total,
+            float(np.ldexp(1.0, exponent)), n, m, d,
+        )  # fmt: skip
+        return self.device.fetch(total).view(np.int64)
+
+    def pool(self, x: Any, weight: Any, labels: np.ndarray, nearest: np.ndarray, frame: Frame) -> Pool:
+        return NumpyPool(self, x, weight, labels, nearest)
+
+    def _on(self, array: Any) -> Any:
+        """The array on the device."""
+        return array if self.device.owns(array) else self.device.place(np.ascontiguousarray(array))
+
+    def _placed(self, stats: ClusterStats) -> Sums:
+        """A copy of sums on the device."""
+        return Sums(
+            *(None if v is None else self.device.place(v) for v in (getattr(stats, f.name) for f in fields(Sums)))
+        )
+
+    def _launch(self, kernel: str, rows: Any, blocks: int, *args: Any) -> None:
+        """A kernel for the type of ``rows``, with at most so many blocks as fill the device."""
+        most = 16 * self.device.processors
+        self.device.launch(kernel, self.device.dtype(rows), max(1, min(blocks, most)), _THREADS, *args)
+
+
+def _from_sortable(bits: np.ndarray) -> np.ndarray:
+    """Numbers from the integers that order as they do (``rows.cu``)."""
+    top = np.uint64(1 << 63)
+    return np.where(bits & top, bits ^ top, ~bits).view(np.float64)
+
+
+def gpu_backend(library: str, index: int | None) -> GpuBackend:
+    """The backend of a library, on its device ``index`` or on its current one, with the fastest screen there is.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The device does not exist, or its kernels do not run there.
+    """
+    if library == "cupy":
+        from gpukm.backends.devices.cupy import CupyDevice
+
+        return _with_plain_screen(CupyDevice(index))
+    from gpukm.backends.devices.torch import TorchDevice
+
+    device = TorchDevice(index)
+    fast = mode("fp16", device.capability)
+    if fast.stored != "float16" or find_spec("triton") is None:
+        return _with_plain_screen(device)
+    from gpukm.backends.triton_screen import TritonScreen
+
+    return GpuBackend(device, TritonScreen(device, fast))
+
+
+def _with_plain_screen(device: Device) -> GpuBackend:
+    """The backend whose screen runs anywhere."""
+    return GpuBackend(device, PlainScreen(device, PLAIN))

@@ -1,0 +1,53 @@
+// Iterations that do not wait for the host: what it would decide between them.
+//
+// `control` holds: 0 whether to stop (1: nothing moved, or little; 2: a cluster is empty, which the host sees to),
+// 1 iterations made, 2 clusters without weight, 3 whether a centroid changed. `counters` holds rows moved, rows rechecked.
+#include "device.cuh"
+
+// Empties the lists of a screen, and counts what they held.
+extern "C" __global__ void clear(unsigned long long* n_rows, unsigned long long* n_pairs, unsigned long long* counters) {
+  counters[1] += *n_rows;
+  *n_rows = 0, *n_pairs = 0;
+}
+
+// Sums n values over a fixed binary tree, padded with zeros to a power of two, halves added: gpukm.core.exact.fold. All
+// threads of one block; `work` holds `size` values, of which the first becomes the sum.
+__device__ void fold(const double* values, double* work, int n, int size) {
+  for (int i = threadIdx.x; i < size; i += blockDim.x) work[i] = i < n ? values[i] : 0.0;
+  for (int half = size / 2; half > 0; half /= 2) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < half; i += blockDim.x) work[i] = work[i] + work[half + i];
+  }
+  __syncthreads();
+}
+
+// Ends an iteration, in one block: writes its line of `history` (shift, gain, moved, rechecked, whether anything changed,
+// or -1 where a cluster is empty) and says whether to go on. `size` is the power of two not below k.
+extern "C" __global__ void commit(const double* shifts, const double* gains, double* work, int k, int size,
+                                  int* control, unsigned long long* counters, double tolerance, double* history) {
+  if (control[0]) return;
+  fold(shifts, work, k, size);
+  const double shift = work[0];
+  __syncthreads();
+  fold(gains, work, k, size);
+  if (threadIdx.x) return;
+  double* line = history + 5ll * control[1];
+  line[0] = shift, line[1] = work[0], line[2] = double(counters[0]), line[3] = double(counters[1]);
+  line[4] = control[2] ? -1.0 : control[3];
+  if (control[2]) {
+    control[0] = 2;
+  } else {
+    control[1] += 1;
+    if (!control[3] || shift <= tolerance) control[0] = 1;
+  }
+  control[2] = control[3] = 0;
+  counters[0] = counters[1] = 0;
+}
+
+// Lets the centroids that were found take the place of those before, but where the host is to look after them.
+extern "C" __global__ void take_over(const row_t* found, row_t* centroids, const int* control, long long n) {
+  if (control[0] == 2) return;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<long long>(gridDim.x) * blockDim.x)
+    centroids[i] = found[i];
+}

@@ -1,0 +1,72 @@
+// Rows and centroids as screens take them: about a centre, scaled by a power of two, in a type of less precision; with
+// what that leaves out, measured in float64.
+#include "screen.cuh"
+
+// At least v >= 0.
+__device__ inline float upward(double v) { return float(v * (1 + 0x1p-22)) + 0x1p-126f; }
+
+// A warp a vector: values (n, pitch) zero beyond d, norms at least |x'|, residuals at least |x' - values|, x' being
+// (x - center) scale. Vector i is x[order[i]], or x[i] where order is null. Of centroids, which have half_norms
+// |x'|^2 / 2, values are negated: a score then is the sum that begins with half a norm.
+template <class V, class Store>
+__device__ void round_rows(const row_t* x, const double* center, double scale, const int* order, V* values,
+                           float* norms, float* residuals, float* half_norms, long long n, int d, int pitch,
+                           Store store) {
+  const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+  const double grow = 1 + (d + 8) * 0x1p-52;  // in float64 a square, a sum and a root err by far less than this
+  for (long long i = static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5); i < n;
+       i += static_cast<long long>(gridDim.x) * warps) {
+    const row_t* row = x + (order ? order[i] : i) * static_cast<long long>(d);
+    double square = 0.0, rest = 0.0;
+    for (int f = lane; f < pitch; f += 32) {
+      const double true_value = f < d ? (double(row[f]) - center[f]) * scale : 0.0;
+      const double stored = store(values, i * pitch + f, f < d ? row[f] : row_t(0), f < d ? center[f] : 0.0);
+      square += true_value * true_value;
+      rest += (true_value - stored) * (true_value - stored);
+    }
+    square = warp_sum(square), rest = warp_sum(rest);
+    if (lane == 0) {
+      norms[i] = upward(sqrt(square) * grow);
+      residuals[i] = upward(sqrt(rest) * grow);
+      if (half_norms) half_norms[i] = float(0.5 * square);
+    }
+  }
+}
+
+// In float16. What is beyond its range is cut off, and then counts as left out.
+extern "C" __global__ void round_half(const row_t* x, const double* center, double scale, const int* order,
+                                      unsigned short* values, float* norms, float* residuals, float* half_norms,
+                                      long long n, int d, int pitch) {
+  round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
+             [=](unsigned short* to, long long at, row_t v, double m) {
+               const double t = (double(v) - m) * scale;
+               const unsigned short bits = gpukm_half_bits(float(fmin(fmax(t, -65504.0), 65504.0)));
+               to[at] = half_norms ? bits ^ 0x8000 : bits;
+               return double(gpukm_half_value(bits));
+             });
+}
+
+// In float32, as `centred` makes them; without `values` only what is known of them is kept.
+extern "C" __global__ void round_single(const row_t* x, const double* center, double scale, const int* order,
+                                        float* values, float* norms, float* residuals, float* half_norms, long long n,
+                                        int d, int pitch) {
+  round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
+             [=](float* to, long long at, row_t v, double m) {
+               const float t = centred(v, m, scale);
+               if (to) to[at] = half_norms ? -t : t;
+               return double(t);
+             });
+}
+
+// Largest norm and residual of each tile of `block` centroids.
+extern "C" __global__ void tile_bounds(const float* norms, const float* residuals, float* largest, float* residual,
+                                       int k, int block) {
+  for (int tile = blockIdx.x * blockDim.x + threadIdx.x; tile * static_cast<long long>(block) < k;
+       tile += gridDim.x * blockDim.x) {
+    float most = 0.0f, rest = 0.0f;
+    for (long long j = tile * static_cast<long long>(block); j < k && j < (tile + 1ll) * block; ++j) {
+      most = fmaxf(most, norms[j]), rest = fmaxf(rest, residuals[j]);
+    }
+    largest[tile] = most, residual[tile] = rest;
+  }
+}

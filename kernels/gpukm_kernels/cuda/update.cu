@@ -1,0 +1,130 @@
+// Order-free sums: each row adds integers to its cluster, so atomics in any order give the same bits.
+#include "device.cuh"
+
+// High and low limbs of rint(v), |v| <= 2^82: v = high 2^32 + low, as gpukm.core.stats.split makes them.
+__device__ inline void split(double v, long long* high, long long* low) {
+  const double h = rint(v * 0x1p-32);
+  *high = static_cast<long long>(h);
+  *low = static_cast<long long>(rint(v - h * 0x1p32));
+}
+
+__device__ inline void add(long long* to, long long v) {
+  if (v) atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
+}
+
+// Adds w x 2^s to the sums of each row's cluster, a warp a row. With `before` only rows whose label changed are added,
+// and leave their old cluster; `before` then becomes the labels. Low limbs are left for `carry`. *moved += rows added.
+extern "C" __global__ void accumulate(const row_t* x, const double* weight, const int* labels, int* before,
+                                      const double* scales, double weight_scale, long long* high, long long* low,
+                                      long long* counts, long long* weight_high, long long* weight_low,
+                                      unsigned long long* moved, long long n, int d) {
+  const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+  unsigned long long seen = 0;
+  // A warp looks at the labels of 32 rows at once, and goes through those that moved.
+  for (long long first = (static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5)) * 32; first < n;
+       first += static_cast<long long>(gridDim.x) * warps * 32) {
+    const long long own = first + lane;
+    const int label = own < n ? labels[own] : 0;
+    const int old = before && own < n ? before[own] : -1;
+    unsigned todo = __ballot_sync(kAll, own < n && label != old);
+    seen += __popc(todo);
+    if (before && own < n) before[own] = label;
+    while (todo) {
+      const int next = __ffs(int(todo)) - 1;
+      todo &= todo - 1;
+      const long long row = first + next;
+      const long long to = __shfl_sync(kAll, label, next), from = __shfl_sync(kAll, old, next);
+      const double w = weight ? weight[row] : 1.0;
+      if (lane == 0) {
+        add(counts + to, 1);
+        if (from >= 0) add(counts + from, -1);
+        if (weight) {
+          long long hi, lo;
+          split(w * weight_scale, &hi, &lo);
+          add(weight_high + to, hi), add(weight_low + to, lo);
+          if (from >= 0) add(weight_high + from, -hi), add(weight_low + from, -lo);
+        }
+      }
+      for (int f = lane; f < d; f += 32) {
+        const double v = double(x[row * d + f]);
+        long long hi, lo;
+        split((weight ? w * v : v) * scales[f], &hi, &lo);
+        add(high + to * d + f, hi), add(low + to * d + f, lo);
+        if (from >= 0) add(high + from * d + f, -hi), add(low + from * d + f, -lo);
+      }
+    }
+  }
+  if (lane == 0 && seen) atomicAdd(moved, seen);
+}
+
+// Moves what exceeds 32 bits from the low limbs to the high ones.
+__device__ inline void carry(long long* high, long long* low) {
+  *high += *low >> 32;
+  *low &= 0xFFFFFFFFll;
+}
+
+// S = high 2^32 + low, |S| < 2^94, low in [0, 2^32), rounded once to float64, half to even.
+__device__ inline double rounded(long long high, long long low) {
+  const bool negative = high < 0;
+  if (negative) {
+    low = -low;
+    high = -high + (low >> 32);
+    low &= 0xFFFFFFFFll;
+  }
+  if (high == 0) {
+    const double v = double(low);
+    return negative ? -v : v;
+  }
+  // 62 leading bits in one word; any bit lost below sets the last one, which keeps the rounding right.
+  int shift = __clzll(high) - 2;
+  shift = shift < 0 ? 0 : shift > 32 ? 32 : shift;
+  const long long lost = low & ((1ll << (32 - shift)) - 1);
+  const long long word = (high << shift) | (low >> (32 - shift)) | (lost != 0);
+  const double v = ldexp(double(word), 32 - shift);
+  return negative ? -v : v;
+}
+
+// What sums become, eight neighbouring lanes a cluster, as gpukm.backends.base.Backend.means has it. Limbs are carried
+// in place. `units` (d,) are the inverse scales, `weight_unit` that of the weights; the limbs of weights are null where
+// every row weighs one. *empty += clusters without weight; *changed becomes one where a centroid's bits are new.
+extern "C" __global__ void means(long long* high, long long* low, const long long* counts, long long* weight_high,
+                                 long long* weight_low, const double* units, double weight_unit, const row_t* previous,
+                                 const double* reference, row_t* mean, double* shifts, double* gains, int* empty,
+                                 int* changed, int k, int d) {
+  const int group = threadIdx.x >> 3, groups = blockDim.x >> 3, lane = threadIdx.x & 7;
+  for GPUKM_SHARE (block, (k + groups - 1) / groups) {
+    const long long at = block * groups + group, j = at < k ? at : k - 1;
+    double w = double(counts[j]);
+    if (weight_high) {
+      long long hi = weight_high[j], lo = weight_low[j];
+      carry(&hi, &lo);
+      w = rounded(hi, lo) * weight_unit;
+      __syncwarp();
+      if (at < k && lane == 0) weight_high[j] = hi, weight_low[j] = lo;
+    }
+    double shift = 0.0, gain = 0.0;
+    bool differs = false;
+    for (int f = lane; f < d; f += 8) {
+      const long long i = j * d + f;
+      long long hi = high[i], lo = low[i];
+      carry(&hi, &lo);
+      const double s = rounded(hi, lo) * units[f];
+      const row_t old = previous[i], now = w > 0 ? row_t(s / w) : old;
+      const double c = double(old) - reference[f];
+      gain += c * (w * c - 2.0 * (s - w * reference[f]));
+      const double difference = double(now) - double(old);
+      shift += difference * difference;
+      if (at < k) {
+        high[i] = hi, low[i] = lo, mean[i] = now;
+        // Zeros of either sign compare equal, and their bits differ.
+        differs |= now != old || (now == row_t(0) && signbit(double(now)) != signbit(double(old)));
+      }
+    }
+    shift = lane_tree(shift), gain = lane_tree(gain);
+    if (at < k && lane == 0) {
+      shifts[at] = shift, gains[at] = gain;
+      if (!(w > 0)) atomicAdd(empty, 1);
+    }
+    if (differs) *changed = 1;
+  }
+}
