@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -24,8 +25,6 @@ def machine() -> dict[str, Any]:
     if info.exists():
         lines = info.read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), cpu)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, cwd=HERE)
     from gpukm_kernels import native_status
 
     return {
@@ -34,8 +33,29 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "kernels": native_status()[1],
-        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """The commit that is measured, marked where files differ from it; GPUKM_COMMIT where git does not tell."""
+    with contextlib.suppress(OSError):
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
+        if head.returncode == 0:
+            dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, cwd=HERE)
+            return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    return os.environ.get("GPUKM_COMMIT", "unknown")
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Of gpukm and of packages; None for what is not installed."""
+    found: dict[str, str | None] = {"gpukm": gpukm.__version__}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def place(name: str, cpu: str, folder: Path | None) -> Path:
@@ -49,12 +69,7 @@ def place(name: str, cpu: str, folder: Path | None) -> Path:
 def record(name: str, found: Mapping[str, Any], packages: Sequence[str], folder: Path | None = None) -> Path:
     """Write one JSON file into ``folder`` (default: results beside this file); what is not installed has no version."""
     where = machine()
-    versions: dict[str, str | None] = {"gpukm": gpukm.__version__}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     path = place(name, where["cpu"], folder).with_suffix(".json")
-    path.write_text(json.dumps({"benchmark": name, "machine": where, "versions": versions, **found}, indent=1) + "\n")
+    head = {"benchmark": name, "machine": where, "versions": versions(packages)}
+    path.write_text(json.dumps({**head, **found}, indent=1) + "\n")
     return path

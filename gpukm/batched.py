@@ -1,4 +1,4 @@
-"""Many k-means problems at once: each as a fit of its own, to the bit, and threads across problems."""
+"""Many k-means problems at once: each as a fit of its own, to the bit, side by side."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def kmeans_batched(
     """Cluster the rows of each of many problems into ``n_clusters`` groups.
 
     Problem b gets what :func:`gpukm.kmeans` makes of its rows and the seed ``result.seeds[b]``: the same bits of
-    centroids, labels and inertia, the same iterations and reason to stop. Where the native kernels run, small problems
-    (up to 2**18 values and 2**20 distances an iteration) are solved by one thread each, side by side; larger ones, and
-    all on other backends or with ``init`` pooled or callable, one after another.
+    centroids, labels and inertia, the same iterations and reason to stop. Small problems are solved side by side: where
+    the native kernels run, by a thread each (up to 2**18 values and 2**20 distances an iteration), and on a GPU by a
+    block of threads each (up to 2**20 values, 2**22 distances and 1,024 clusters). Larger ones, and all on the NumPy
+    backend or with ``init`` pooled or callable, are solved one after another.
 
     Parameters
     ----------
@@ -87,7 +88,9 @@ def kmeans_batched(
     DataError
         For data that cannot be clustered; the message begins with the problem.
     """
-    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, precision)
+    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric)
+    if precision != "exact":
+        raise ConfigError(f"precision is {precision!r}, expected 'exact'; only kmeans() knows another")
     selection = select(backend, device, threads)
     rows = _Rows.of(x, sample_weight, offsets, groups)
     if keys is not None and len(keys) != len(rows.sizes):
@@ -137,6 +140,7 @@ def kmeans_batched(
                 seed=int(seeds[b]),
                 metric=metric,
                 backend=selection.backend.name,
+                device=device,
                 threads=threads,
             )
 

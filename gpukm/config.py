@@ -88,6 +88,7 @@ class Settings(BaseModel):
     model: str | None = Field(None, min_length=1, description="model name; by default the name of the data file")
     backend: Literal["auto", "cpu", "numpy", "torch", "cupy"] = Field("auto", description="what computes")
     device: str = Field("auto", min_length=1, description="auto, cpu, cuda or cuda:N")
+    device_memory: Bytes | None = Field(None, description="memory to take on a GPU; by default nearly all that is free")
     threads: Positive | None = Field(None, description="CPU threads; by default all")
     memory_limit: Bytes | None = Field(None, description="memory to use, such as 2GB; by default half of what is free")
     batch_rows: Positive | None = Field(None, description="rows read at a time; by default what the memory allows")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gpukm.backends import Selection, select
+from gpukm.backends import Selection
 from gpukm.backends.base import Frame
+from gpukm.backends.select import gpu_array, select_for
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
 from gpukm.core.lloyd import LloydState, Problem, iterate
@@ -122,6 +123,7 @@ def fit_iter(
     memory_limit: int | str | None = None,
     follow_bytes: int | None = None,
     threads: int | None = None,
+    device_memory: int | str | None = None,
     keep_labels: bool = True,
     n_shards: int = 1,
     resume: Resume | None = None,
@@ -132,6 +134,7 @@ def fit_iter(
     Parameters
     ----------
     source : array, Arrow or DLPack object, path or Source
+        An array on a GPU is shared and not copied; the fit then runs there, and leaves the labels there.
     n_clusters : int
     init : {"auto", "pooled", "k-means++", "random"}, array of shape (n_clusters, n_features) or callable
         ``pooled``, which ``auto`` takes but for small problems, chooses greedily from a pool of candidates that are
@@ -147,7 +150,9 @@ def fit_iter(
     metric : {"euclidean", "cosine"}
         Cosine clusters the normalised rows, with normalised centroids.
     backend, device : str
-    precision : {"exact"}
+    precision : {"exact", "fast"}
+        ``fast`` takes labels as the GPU's screen finds them, uncertified: a row nearly as near to another centroid may
+        get that one. Same machine and settings, same bits; no more is promised. ``n_rechecked`` counts rows in doubt.
     quality : {"standard", "best"}
         ``best`` goes on after the best start: it swaps centroids of little use for rows that lie badly and iterates
         again, as long as that helps, at several times the cost. The inertia never ends higher than with ``standard``.
@@ -160,6 +165,8 @@ def fit_iter(
         Of that, what labels and bounds of streamed rows may take from iteration to iteration, in bytes; None takes what
         batches leave. Blocks of rows for which there is no room are labelled without bounds.
     threads : int or None
+    device_memory : int, str such as "20GB", or None
+        Memory that may be taken on a GPU; None takes nearly all that is free. Rows that find no room are streamed.
     keep_labels : bool
         False leaves the labels of a streamed fit out of the result.
     n_shards : int
@@ -172,12 +179,13 @@ def fit_iter(
     """
     from gpukm.sources.memory import parse_bytes
 
-    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, precision)
+    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric)
     if quality not in ("standard", "best"):
         raise ConfigError(f"quality is {quality!r}, expected 'standard' or 'best'")
     if executor != "local":
         raise ConfigError(f"executor is {executor!r}, expected 'local'")
-    selection = select(backend, device, threads)
+    most = None if device_memory is None else parse_bytes(device_memory)
+    selection = select_for(source, backend, device, threads, most, precision)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
     if batch_size is not None:
         batch_size = positive("batch_size", batch_size)
@@ -269,7 +277,7 @@ def _best_start(
     return best
 
 
-def check_rules(n_clusters: Any, max_iter: Any, tol: float, metric: str, precision: str) -> tuple[int, int]:
+def check_rules(n_clusters: Any, max_iter: Any, tol: float, metric: str) -> tuple[int, int]:
     """Refuse what no fit can work with; the two integers as such."""
     n_clusters = positive("n_clusters", n_clusters)
     max_iter = positive("max_iter", max_iter)
@@ -277,8 +285,6 @@ def check_rules(n_clusters: Any, max_iter: Any, tol: float, metric: str, precisi
         raise ConfigError(f"tol is {tol!r}, expected a number >= 0")
     if metric not in ("euclidean", "cosine"):
         raise ConfigError(f"metric is {metric!r}, expected 'euclidean' or 'cosine'")
-    if precision != "exact":
-        raise ConfigError(f"precision is {precision!r}, expected 'exact'")
     return n_clusters, max_iter
 
 
@@ -301,12 +307,12 @@ def assign(
         Rows of shape (n_samples, n_features).
     centroids : ndarray of shape (n_clusters, n_features)
     """
-    selection = select(backend, device, threads)
+    selection = select_for(source, backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection)
     centroids = _check_centroids(centroids, rows)
     labels, distances, inertia = [], [], 0
-    shard = Shard(rows, selection.backend, batch_size or 1 << 16)
-    if rows.array() is not None:
+    shard = Shard(rows, selection.backend, batch_size or 1 << 16, resident=_holds(rows, selection, len(centroids)))
+    if shard.in_memory:
         shard.scan(centroids[0])
     prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
     for block in shard.blocks():
@@ -340,7 +346,7 @@ def assign_batches(
         Labels int32 (n,), squared distance to the centroid float64 (n,), and to the second nearest one (inf where
         there is none, or where ``second`` is False).
     """
-    selection = select(backend, device, threads)
+    selection = select_for(source, backend, device, threads)
     rows = as_source(source, None, metric, selection)
     centroids = _check_centroids(centroids, rows)
     prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
@@ -352,6 +358,12 @@ def assign_batches(
         selection.backend.assign(batch.x, prepared, labels)
         nearest = selection.backend.distances(batch.x, centroids, labels)
         yield batch, labels, nearest, np.full(len(labels), np.inf)
+
+
+def _holds(rows: Source, selection: Selection, n_clusters: int) -> bool:
+    """Whether rows that are in memory find room where the backend works."""
+    held = rows.placed() is not None or rows.n_rows is None
+    return held or selection.backend.holds(rows.n_rows or 0, rows.n_features, n_clusters, rows.dtype.itemsize)
 
 
 def as_source(
@@ -366,6 +378,8 @@ def as_source(
     from gpukm.sources.prefetch import Prefetch
 
     opened = not isinstance(source, Source)
+    if opened and gpu_array(source) is not None:
+        return _on_device(source, selection, sample_weight, metric)
     rows = open_source(source) if opened else source
     if isinstance(rows, NpySource) and opened and memory_limit is not None:
         rows.memory_limit_bytes = parse_bytes(memory_limit)
@@ -381,6 +395,21 @@ def as_source(
             raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
         rows = ArraySource(x, weight=sample_weight, names=rows.names)
     return NormalizedSource(rows, selection.backend) if metric == "cosine" else rows
+
+
+def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) -> Source:
+    """Make a Source of an array that lies on the device of the chosen backend."""
+    from gpukm.backends.gpu import GpuBackend
+    from gpukm.sources.device import DeviceSource
+
+    assert isinstance(selection.backend, GpuBackend)
+    if metric == "cosine":
+        raise ConfigError("metric 'cosine' takes rows from the host, which are normalised there; move them to the CPU")
+    device = selection.backend.device
+    try:
+        return DeviceSource(device.adopt(x), device, sample_weight)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the array on {device.name} cannot be used: {error}") from error
 
 
 def look_at(
@@ -406,13 +435,17 @@ def look_at(
         batch_size = batch_rows(limit, row_bytes, centroid_bytes)
     else:
         batch_size = positive("batch_size", batch_size)
+    own = selection.backend.batch_rows(rows.n_features, n_clusters, rows.dtype.itemsize)
+    if own is not None:
+        # Rows in memory need none for being read, and a device works best on many at a time.
+        batch_size = own if rows.array() is not None else min(own, batch_size)
     if follow_bytes is None:
         follow_bytes = max(0, limit - centroid_bytes - batch_bytes(batch_size, row_bytes))
     executor = LocalExecutor()
-    n_rows = rows.n_rows
+    n_rows, resident = rows.n_rows, _holds(rows, selection, n_clusters)
     cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
     shards = [
-        Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards)
+        Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards, resident)
         for start, stop in zip(cuts, [*cuts[1:], n_rows], strict=True)
     ]
     reference = _reference(rows)
@@ -569,7 +602,7 @@ def finish(
     labels = [shard.labels for shard in problem.shards]
     return FitResult(
         centroids=centroids,
-        labels=np.concatenate([part for part in labels if part is not None]) if keep_labels else None,
+        labels=None if not keep_labels else labels[0] if len(labels) == 1 else np.concatenate(labels),
         inertia=to_float(final.inertia),
         counts=final.stats.counts,
         weights=final.stats.weights(problem.grid),

@@ -139,7 +139,7 @@ def minibatch_iter(
     keep_labels : bool
         False leaves the labels of the last pass out of the result.
     """
-    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric, "exact")
+    n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric)
     first_rows = max(n_clusters, FIRST_ROWS * n_clusters, _LEAST_ROWS)
     if batch_size is not None:
         first_rows = max(n_clusters, positive("batch_size", batch_size))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from gpukm.backends.base import Backend, DevicePlan
     from gpukm.config import Settings
     from gpukm.preprocessing import Preprocessing
     from gpukm.preprocessing.columns import Column
@@ -75,6 +76,8 @@ class TrainPlan:
     hold_rows : int
         Rows that are held in memory if there are no more.
     passes : tuple of Passes
+    device : DevicePlan or None
+        What it takes on the GPU that it runs on.
     flop_per_iteration : float or None
         Dense work of one pass over all rows and centroids, 2 N D K; bounds may save most of it.
     notes : tuple of str
@@ -97,6 +100,7 @@ class TrainPlan:
     notes: tuple[str, ...] = ()
     algorithm: str = "lloyd"
     follow_bytes: int = 0
+    device: DevicePlan | None = None
 
     @property
     def file_passes(self) -> int:
@@ -114,6 +118,7 @@ def plan(
     preprocessing: Preprocessing,
     location: str,
     n_features: int | None = None,
+    backend: Backend | None = None,
 ) -> TrainPlan:
     """Plan a training run.
 
@@ -127,6 +132,8 @@ def plan(
         How the data is called.
     n_features : int or None
         Width of the prepared rows where it is known already.
+    backend : Backend or None
+        What the fit runs on; None says nothing of devices.
     """
     from gpukm.backends.cpu import bounds_bytes, boxes_bytes, heads_bytes
     from gpukm.preprocessing.columns import read_dtype, resolve
@@ -173,6 +180,9 @@ def plan(
             follow_bytes = min(follow_bytes, n_rows * (follow_row_bytes + 8) + centroid_bytes)
         follow_bytes = follow_bytes if follow_row_bytes else 0
         memory += follow_bytes
+    device = None
+    if backend is not None and n_features is not None and n_rows is not None:
+        device = backend.device_plan(n_rows, n_features, k, dtype.itemsize)
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
     return TrainPlan(
@@ -192,6 +202,7 @@ def plan(
         notes=tuple(notes),
         algorithm=settings.algorithm,
         follow_bytes=follow_bytes,
+        device=device,
     )
 
 

@@ -9,11 +9,7 @@ from gpukm_kernels.screening import PLAIN
 
 from gpukm.backends.gpu import GpuBackend
 from gpukm.backends.plain_screen import PlainScreen
-from gpukm.backends.select import Selection
 from tests.emulator import Emulated
-
-#: Where ``select`` is called by its name.
-_CALLERS = ("gpukm.functional", "gpukm.batched", "gpukm.minibatch", "gpukm.estimators.base", "gpukm.pipeline.training")
 
 
 def emulated(seed: int = 3) -> GpuBackend:
@@ -26,12 +22,9 @@ def emulated(seed: int = 3) -> GpuBackend:
 def as_cupy(monkeypatch: pytest.MonkeyPatch) -> GpuBackend:
     """``backend="cupy"`` takes it."""
     backend = emulated()
-    real = import_module("gpukm.backends.select").select
-
-    def select(name: str = "auto", device: str = "auto", threads: int | None = None) -> Selection:
-        """As the real one, but for one name."""
-        return Selection(backend, ()) if name == "cupy" else real(name, device, threads)
-
-    for caller in _CALLERS:
-        monkeypatch.setattr(f"{caller}.select", select)
+    module = import_module("gpukm.backends.select")
+    probe, make = module.probe, module._make
+    # At the end, so that nothing takes it by itself.
+    monkeypatch.setattr(module, "probe", lambda: [*(p for p in probe() if p[0] != "cupy"), ("cupy", True, "emulated")])
+    monkeypatch.setattr(module, "_make", lambda name, *rest: backend if name == "cupy" else make(name, *rest))
     return backend

@@ -9,7 +9,7 @@ fused multiply-add.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 
 from gpukm.backends.batch import Fits, Problems
 from gpukm.core.stats import ClusterStats, Grid
+
+#: Rows whose shares :meth:`Backend.share_totals` adds up to one number.
+SHARE_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,38 @@ class Made:
     pending : tuple of (int, int) or None
         Rows moved and rechecked in an iteration that was begun and has a cluster without weight, so that it has to be
         made again, from ``centroids``, and seen to.
+    effort : Effort or None
+        What labelling took, in these iterations together; None where no bounds were followed.
     """
 
     centroids: np.ndarray
     lines: np.ndarray
     settled: bool
     pending: tuple[int, int] | None = None
+    effort: Effort | None = None
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """What a fit will take on a GPU.
+
+    Attributes
+    ----------
+    device : str
+    room_bytes : int
+        What may be taken there.
+    memory_bytes : int
+        What is expected to be taken.
+    resident : bool
+        All rows are kept there; otherwise every pass copies them, ``batch_rows`` at a time.
+    batch_rows : int
+    """
+
+    device: str
+    room_bytes: int
+    memory_bytes: int
+    resident: bool
+    batch_rows: int
 
 
 class Pool(ABC):
@@ -149,6 +178,26 @@ class Backend(ABC):
     def place(self, array: np.ndarray) -> Any:
         """The array where the backend works: itself, where that is the host's memory."""
         return array
+
+    def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Place blocks of arrays one after another; each may be used until the next is asked for."""
+        yield from blocks
+
+    def holds(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> bool:
+        """Whether so many rows, and what a fit keeps of them, find room where the backend works."""
+        return True
+
+    def batch_rows(self, n_features: int, n_clusters: int, itemsize: int) -> int | None:
+        """Rows to work on at a time where :meth:`holds` does not hold; None sets no limit of its own."""
+        return None
+
+    def device_plan(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> DevicePlan | None:
+        """What a fit of so many rows will take on a device; None on the host."""
+        return None
+
+    def fewer_rows(self, rows: int) -> int | None:
+        """Rows to work on at a time after so many asked for too much memory; None where that is the end."""
+        return None
 
     def fetch(self, array: Any) -> np.ndarray:
         """Undo :meth:`place`."""
@@ -308,6 +357,34 @@ class Backend(ABC):
     ) -> np.ndarray:
         """Sum over rows of ``rint(w * min(nearest, D(x, p_j)) * 2**exponent)``, int64 of shape (m,)."""
 
+    def share_totals(self, nearest: np.ndarray, weight: np.ndarray | None, exponent: int) -> np.ndarray:
+        """Sums of the shares ``rint(w * nearest * 2**exponent)`` of each :data:`SHARE_ROWS` rows in order, int64."""
+        blocks = range(-(-len(nearest) // SHARE_ROWS))
+        return np.array([_shares(nearest, weight, exponent, b).sum() for b in blocks], np.int64)
+
+    def share_rows(
+        self, nearest: np.ndarray, weight: np.ndarray | None, exponent: int, blocks: np.ndarray, targets: np.ndarray
+    ) -> np.ndarray:
+        """Find rows by their share.
+
+        Parameters
+        ----------
+        nearest, weight, exponent
+            As of :meth:`share_totals`.
+        blocks, targets : ndarray of int64 of shape (m,)
+            Numbers of blocks of :data:`SHARE_ROWS` rows, and numbers below their totals.
+
+        Returns
+        -------
+        ndarray of int64 of shape (m,)
+            Of each block the first row whose share exceeds the target, together with those before it in the block.
+        """
+        found = np.empty(len(blocks), np.int64)
+        for b in np.unique(blocks):
+            here, ends = blocks == b, np.cumsum(_shares(nearest, weight, exponent, b))
+            found[here] = b * SHARE_ROWS + np.searchsorted(ends, targets[here], side="right")
+        return found
+
     def takes(self, n_samples: np.ndarray, n_features: int, n_clusters: int) -> np.ndarray:
         """Which of several problems with ``n_samples`` (b,) rows :meth:`solve` is for, bool of shape (b,)."""
         return np.zeros(len(n_samples), bool)
@@ -325,3 +402,10 @@ class Backend(ABC):
         self, x: np.ndarray, weight: np.ndarray | None, labels: np.ndarray, nearest: np.ndarray, frame: Frame
     ) -> Pool:
         """Make a pool of no candidates yet; arrays are not copied."""
+
+
+def _shares(nearest: np.ndarray, weight: np.ndarray | None, exponent: int, block: int) -> np.ndarray:
+    """What rows of one block have of the potential, int64."""
+    rows = slice(block * SHARE_ROWS, (block + 1) * SHARE_ROWS)
+    v = nearest[rows] if weight is None else weight[rows] * nearest[rows]
+    return np.rint(v * np.ldexp(1.0, exponent)).astype(np.int64)

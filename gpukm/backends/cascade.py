@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gpukm_kernels.screening import PAD, Mode, errors, exponent_of
+from gpukm_kernels.screening import PAD, PLAIN, Mode, errors, exponent_of
 
 from gpukm.backends.base import Frame
 from gpukm.backends.device import Device
@@ -42,7 +42,7 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Packed:
-    """Centroids in the order of their norms, so that those of a tile share a bound.
+    """Centroids in an order, of their norms unless another is given, in which those of a tile share a bound.
 
     Attributes
     ----------
@@ -130,17 +130,36 @@ class Screen(ABC):
 
 
 class Cascade:
-    """The whole of it, on one device."""
+    """The whole of it, on one device.
 
-    def __init__(self, device: Device, screen: Screen) -> None:
-        self._device, self._screen = device, screen
+    Parameters
+    ----------
+    device : Device
+    screen : Screen
+    certify : bool
+        False leaves rows that are listed the centroid that the screen gave them.
+    """
 
-    def pack(self, centroids: np.ndarray, frame: Frame) -> Packed:
-        """Pack centroids (k, d), in the dtype of the rows."""
+    def __init__(self, device: Device, screen: Screen, certify: bool = True) -> None:
+        self._device, self._screen, self._certify = device, screen, certify
+
+    @property
+    def copies_rows(self) -> bool:
+        """As of its screen."""
+        return self._screen.copies_rows
+
+    @property
+    def by_matrix(self) -> bool:
+        """Whether matrix units may screen."""
+        return self._screen.mode.name != PLAIN.name
+
+    def pack(self, centroids: np.ndarray, frame: Frame, order: np.ndarray | None = None) -> Packed:
+        """Pack centroids (k, d), in the dtype of the rows, in an ``order`` (k,) int32 or by their norms."""
         device, screen, (k, d) = self._device, self._screen, centroids.shape
         exponent = exponent_of(frame.radius)
-        centred = (centroids - frame.center.astype(centroids.dtype)).astype(np.float64)
-        order = np.argsort(np.einsum("kd,kd->k", centred, centred), kind="stable").astype(np.int32)
+        if order is None:
+            centred = (centroids - frame.center.astype(centroids.dtype)).astype(np.float64)
+            order = np.argsort(np.einsum("kd,kd->k", centred, centred), kind="stable").astype(np.int32)
         tile, index_bits = screen.tile(d)
         tiles = -(-k // tile)
         half_norms, largest, residual = (device.empty(m, np.float32) for m in (k, tiles, tiles))
@@ -195,6 +214,10 @@ class Cascade:
             order, to.values, to.norms, to.residuals, half_norms, n, d, -(-d // PAD) * PAD,
         )  # fmt: skip
 
+    def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
+        """Make pairs of each listed row of x (n, d) and the centroids that its threshold does not exclude."""
+        self._screen.pairs(x, rows, packed, lists)
+
     def lists(self, n: int, *, two: bool = False) -> Lists:
         """Lists for calls on up to n rows."""
         return Lists(self._device, max(1, min(n, _LISTED_ROWS if two else CHUNK_ROWS)), 4 * _PAIRS if two else _PAIRS)
@@ -246,6 +269,8 @@ class Cascade:
             self._device.launch(kernel, self._device.dtype(x), self._blocks(n, _THREADS), _THREADS, *args)
 
         self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
+        if second is None and not self._certify:
+            return
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
         self._screen.pairs(x, rows, packed, lists)
         launch("decide.measure", x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,18 @@ class Device(ABC):
     @abstractmethod
     def dtype(self, array: Any) -> np.dtype:
         """Its type of numbers."""
+
+    def adopt(self, array: Any) -> Any:
+        """Another library's array on this device as one of this library, over the same memory.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It lies elsewhere, or is not C-contiguous.
+        """
+        if not self.owns(array):
+            raise TypeError(f"the array is not on {self.name}")
+        return array
 
     @abstractmethod
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
@@ -76,6 +88,14 @@ class Device(ABC):
         once before.
         """
         return work
+
+    def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Place blocks of arrays one after another, the next while work on the one before is under way.
+
+        What is yielded holds until the next is asked for.
+        """
+        for block in blocks:
+            yield tuple(None if array is None else self.place(array) for array in block)
 
     @abstractmethod
     def free_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any
@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 from gpukm_kernels.screening import PLAIN, mode
 
-from gpukm.backends.base import Backend, Effort, Frame, Made, Pool
+from gpukm.backends import gpu_batch
+from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool
+from gpukm.backends.batch import Fits, Problems
 from gpukm.backends.cascade import CHUNK_ROWS, Cascade, Packed, Rounded, Screen
 from gpukm.backends.device import Device
 from gpukm.backends.gpu_loop import Loop
-from gpukm.backends.numpy import NumpyPool
+from gpukm.backends.gpu_memory import Shape, room
+from gpukm.backends.gpu_pool import GpuPool
+from gpukm.backends.gpu_sums import Adder, Sums
+from gpukm.backends.matrix_screen import MatrixScreen
 from gpukm.backends.plain_screen import PlainScreen
 from gpukm.core.stats import ClusterStats, Grid
 
@@ -23,17 +28,6 @@ _THREADS = 256
 _UNIT_BITS = 1126 - 1074
 _WINDOW_BITS, _WINDOWS = 30, 4
 _INFINITE = 0x7FF << 52
-
-
-@dataclass
-class Sums:
-    """Sums of clusters on a device; arrays as of :class:`gpukm.core.stats.ClusterStats`."""
-
-    hi: Any
-    lo: Any
-    counts: Any
-    weight_hi: Any = None
-    weight_lo: Any = None
 
 
 @dataclass
@@ -49,15 +43,54 @@ class GpuBackend(Backend):
     """Triton or CUDA kernels on the arrays of one library.
 
     Blocks of rows may be arrays of that library, as :meth:`place` makes them, or NumPy's, which each call copies.
+
+    Parameters
+    ----------
+    device : Device
+    screen : Screen
+    limit_bytes : int or None
+        Memory to take on the device; None takes nearly all that is free.
+    certify : bool
+        False labels rows as the screen does, and leaves those in doubt.
     """
 
-    def __init__(self, device: Device, screen: Screen) -> None:
+    def __init__(self, device: Device, screen: Screen, limit_bytes: int | None = None, *, certify: bool = True) -> None:
         self.name = device.library
-        self.device = device
-        self._cascade = Cascade(device, screen)
+        self.device, self._limit_bytes = device, limit_bytes
+        self._cascade = Cascade(device, screen, certify)
 
     def place(self, x: np.ndarray) -> Any:
         return self._on(x)
+
+    def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
+        return self.device.stage(blocks)
+
+    def holds(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> bool:
+        shape = self._shape(n_features, n_clusters, itemsize)
+        return shape.resident_bytes(n_samples) <= self._room()
+
+    def batch_rows(self, n_features: int, n_clusters: int, itemsize: int) -> int | None:
+        return self._shape(n_features, n_clusters, itemsize).streamed_rows(self._room())
+
+    def device_plan(self, n_samples: int, n_features: int, n_clusters: int, itemsize: int) -> DevicePlan:
+        shape, free = self._shape(n_features, n_clusters, itemsize), self._room()
+        rows, taken = n_samples, shape.resident_bytes(n_samples)
+        resident = taken <= free
+        if not resident:
+            rows = shape.streamed_rows(free)
+            taken = shape.streamed_bytes(rows)
+        return DevicePlan(self.device.name, free, taken, resident, rows)
+
+    def fewer_rows(self, rows: int) -> int | None:
+        return rows // 2
+
+    def _shape(self, n_features: int, n_clusters: int, itemsize: int) -> Shape:
+        """What memory depends on."""
+        return Shape(n_features, n_clusters, itemsize, self._cascade.copies_rows)
+
+    def _room(self) -> int:
+        """Bytes that may be taken on the device."""
+        return room(self.device.free_bytes(), self._limit_bytes)
 
     def fetch(self, array: Any) -> np.ndarray:
         return array if isinstance(array, np.ndarray) and not self.device.owns(array) else self.device.fetch(array)
@@ -187,13 +220,11 @@ class GpuBackend(Backend):
         on_host = isinstance(stats, ClusterStats)
         sums = self._placed(stats) if on_host else stats
         rows = self._on(x)
-        n, d = rows.shape
+        n = len(rows)
         w, own, before = (None if v is None else self._on(v) for v in (weight, labels, previous))
         moved = self.device.zeros(1, np.uint64)
-        self._launch(
-            "update.accumulate", rows, -(-n // _THREADS), rows, w, own, before, self.device.place(grid.scales),
-            grid.weight_scale, sums.hi, sums.lo, sums.counts, sums.weight_hi, sums.weight_lo, moved, n, d,
-        )  # fmt: skip
+        adder = Adder(self.device, n, len(sums.counts), self.device.place(grid.scales), grid.weight_scale)
+        adder.add(sums, rows, w, own, before, moved)
         if on_host:
             for field in fields(Sums):
                 if getattr(sums, field.name) is not None:
@@ -234,7 +265,13 @@ class GpuBackend(Backend):
         most: int,
     ) -> Iterator[Made]:
         rounded = tracker.rounded if tracker.frame is frame else None
-        loop = Loop(self.device, self._cascade, x, weight, labels, sums, rounded, centroids, frame, grid, reference)
+        shape = self._shape(x.shape[1], len(centroids), centroids.dtype.itemsize)
+        # What the fit takes already counts towards a limit.
+        limit = None if self._limit_bytes is None else max(0, self._limit_bytes - shape.resident_bytes(len(x)))
+        loop = Loop(
+            self.device, self._cascade, x, weight, labels, sums, rounded, centroids, frame, grid, reference,
+            room(self.device.free_bytes(), limit),
+        )  # fmt: skip
         return loop.run(tolerance, most)
 
     def lower(self, nearest: Any, x: Any, points: np.ndarray) -> None:
@@ -255,8 +292,44 @@ class GpuBackend(Backend):
         )  # fmt: skip
         return self.device.fetch(total).view(np.int64)
 
+    def share_totals(self, nearest: Any, weight: Any, exponent: int) -> np.ndarray:
+        n = len(nearest)
+        blocks = -(-n // SHARE_ROWS)
+        totals = self.device.empty(blocks, np.int64)
+        self._draw("totals", blocks, nearest, weight, exponent, totals, n, SHARE_ROWS)
+        return self.device.fetch(totals)
+
+    def share_rows(
+        self, nearest: Any, weight: Any, exponent: int, blocks: np.ndarray, targets: np.ndarray
+    ) -> np.ndarray:
+        m = len(blocks)
+        found = self.device.empty(m, np.int64)
+        where, what = self.device.place(blocks), self.device.place(targets)
+        self._draw("locate", m, nearest, weight, exponent, where, what, found, len(nearest), SHARE_ROWS, m)
+        return self.device.fetch(found)
+
+    def _draw(self, kernel: str, blocks: int, nearest: Any, weight: Any, exponent: int, *args: Any) -> None:
+        """A kernel of ``draws.cu``."""
+        values, w = self._on(nearest), None if weight is None else self._on(weight)
+        scale = float(np.ldexp(1.0, exponent))
+        self.device.launch(
+            f"draws.{kernel}", np.float64, max(1, min(blocks, 16 * self.device.processors)), _THREADS, values, w, scale,
+            *args,
+        )  # fmt: skip
+
+    def takes(self, n_samples: np.ndarray, n_features: int, n_clusters: int) -> np.ndarray:
+        return gpu_batch.takes(self.device, self._room(), n_samples, n_features, n_clusters)
+
+    def solve(self, problems: Problems, chosen: np.ndarray, fits: Fits) -> list[np.ndarray]:
+        try:
+            return gpu_batch.solve(self.device, self._room(), problems, chosen, fits)
+        except MemoryError:
+            # The ordinary engine takes less at a time, and says so.
+            fits.solved[chosen] = 0
+            return [np.empty((0, 4)) for _ in chosen]
+
     def pool(self, x: Any, weight: Any, labels: np.ndarray, nearest: np.ndarray, frame: Frame) -> Pool:
-        return NumpyPool(self, x, weight, labels, nearest)
+        return GpuPool(self.device, self._cascade, self._room, frame, self._on(x), weight, labels, nearest)
 
     def _on(self, array: Any) -> Any:
         """The array on the device."""
@@ -280,7 +353,7 @@ def _from_sortable(bits: np.ndarray) -> np.ndarray:
     return np.where(bits & top, bits ^ top, ~bits).view(np.float64)
 
 
-def gpu_backend(library: str, index: int | None) -> GpuBackend:
+def gpu_backend(library: str, index: int | None, limit_bytes: int | None = None, *, certify: bool = True) -> GpuBackend:
     """The backend of a library, on its device ``index`` or on its current one, with the fastest screen there is.
 
     Raises
@@ -291,18 +364,20 @@ def gpu_backend(library: str, index: int | None) -> GpuBackend:
     if library == "cupy":
         from gpukm.backends.devices.cupy import CupyDevice
 
-        return _with_plain_screen(CupyDevice(index))
+        return _without_triton(CupyDevice(index), limit_bytes, certify)
     from gpukm.backends.devices.torch import TorchDevice
 
     device = TorchDevice(index)
     fast = mode("fp16", device.capability)
     if fast.stored != "float16" or find_spec("triton") is None:
-        return _with_plain_screen(device)
+        return _without_triton(device, limit_bytes, certify)
     from gpukm.backends.triton_screen import TritonScreen
 
-    return GpuBackend(device, TritonScreen(device, fast))
+    return GpuBackend(device, TritonScreen(device, fast), limit_bytes, certify=certify)
 
 
-def _with_plain_screen(device: Device) -> GpuBackend:
-    """The backend whose screen runs anywhere."""
-    return GpuBackend(device, PlainScreen(device, PLAIN))
+def _without_triton(device: Device, limit_bytes: int | None, certify: bool) -> GpuBackend:
+    """The backend whose screen is of CUDA kernels alone, by the matrix units where their errors are known."""
+    fast = mode("fp16", device.capability)
+    screen = MatrixScreen(device, fast) if fast.stored == "float16" else PlainScreen(device, PLAIN)
+    return GpuBackend(device, screen, limit_bytes, certify=certify)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from gpukm.backends.base import Frame, Made
+from gpukm.backends.base import Effort, Frame, Made
 from gpukm.backends.cascade import Cascade, Rounded
 from gpukm.backends.device import Device
+from gpukm.backends.gpu_follow import Follow, Gate, bytes_of, groups_of
+from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.core.stats import Grid
 
 _THREADS = 256
@@ -40,6 +42,8 @@ class Loop:
     frame : Frame
     grid : Grid
     reference : ndarray of shape (d,)
+    room : int
+        Bytes that may be taken for bounds.
     """
 
     def __init__(
@@ -49,12 +53,13 @@ class Loop:
         x: Any,
         weight: Any,
         labels: Any,
-        sums: Any,
+        sums: Sums,
         rounded: Rounded | None,
         centroids: np.ndarray,
         frame: Frame,
         grid: Grid,
         reference: np.ndarray,
+        room: int,
     ) -> None:
         k, d = centroids.shape
         self._device, self._cascade, self._x, self._weight = device, cascade, x, weight
@@ -65,18 +70,22 @@ class Loop:
         self._found = device.empty((k, d), centroids.dtype)
         self._size = 1 << max(0, (k - 1).bit_length())
         self._shifts, self._gains, self._work = (device.empty(m, np.float64) for m in (k, k, self._size))
-        self._scales, self._units = device.place(grid.scales), device.place(np.ldexp(1.0, -grid.exponents))
-        self._weight_scale = grid.weight_scale
+        self._adder = Adder(device, len(x), k, device.place(grid.scales), grid.weight_scale)
+        self._units = device.place(np.ldexp(1.0, -grid.exponents))
         self._weight_unit = float(np.ldexp(1.0, -grid.weight_exponent))
         self._reference = device.place(np.ascontiguousarray(reference, np.float64))
         self._control, self._counters = device.zeros(4, np.int32), device.zeros(2, np.uint64)
+        self._frame, self._gate = frame, Gate(k, cascade.by_matrix)
+        self._has_room = bytes_of(len(x), k, d) <= room
+        self._follow: Follow | None = None
+        self._scored = 0  # as of the last look
 
     def run(self, tolerance: float, most: int) -> Iterator[Made]:
         """Go on until little moves, a cluster is empty, or ``most`` iterations are made."""
         device = self._device
         history = device.empty((most + 1, _LINE), np.float64)
         done, unseen = 0, 1
-        again = None
+        again: Callable[[], None] | None = None
         while done < most:
             begun = time.perf_counter()
             for _ in range(unseen):
@@ -90,33 +99,63 @@ class Loop:
             lines = device.fetch(history[done : max(made, done) + (stop == _EMPTY)])
             pending = (int(lines[-1, 2]), int(lines[-1, 3])) if stop == _EMPTY else None
             lines = lines[: made - done]
+            effort = self._effort(made - done + (stop == _EMPTY))
             if made > done or pending:
                 settled = stop == _STOPPED and lines[-1, 4] == 0
-                yield Made(device.fetch(self._packed.centroids), lines[:, :4], settled, pending)
+                yield Made(device.fetch(self._packed.centroids), lines[:, :4], settled, pending, effort)
             if stop:
                 return
             done = made
-            if again is None:
+            if self._switch(float(lines[-1, 2]) / len(self._x), effort):
+                again, unseen = None, 1
+            elif again is None:
                 # Once made, so that every kernel is compiled.
                 again = device.record(lambda: self._iterate(tolerance, history))
             elif taken < _UNSEEN_SECONDS:
                 unseen = min(2 * unseen, _MOST_UNSEEN)
             unseen = min(unseen, most - done)
 
+    def _effort(self, iterations: int) -> Effort | None:
+        """What bounds saved in the iterations since the last look."""
+        if self._follow is None:
+            return None
+        before, self._scored = self._scored, self._follow.scored()
+        pairs = iterations * len(self._x) * groups_of(len(self._gains))
+        return Effort(frozenset(["follow" if before else "fill"]), self._scored - before, pairs)
+
+    def _switch(self, moved: float, effort: Effort | None) -> bool:
+        """Begin to follow bounds or end it, if that is due where the last iteration ``moved`` so much of the rows."""
+        if self._follow is None:
+            if not self._has_room or not self._gate.begin(moved):
+                return False
+            centroids = self._device.fetch(self._packed.centroids)
+            try:
+                self._follow = Follow(self._device, self._x, self._packed, centroids, self._frame)
+            except MemoryError:
+                # What was free may be taken by now, or lie in pieces.
+                self._has_room = False
+            return self._has_room
+        assert effort is not None
+        if "fill" in effort.plans or not self._gate.end(effort.n_scored / effort.n_pairs, moved):
+            return False
+        self._follow, self._scored = None, 0
+        return True
+
     def _iterate(self, tolerance: float, history: Any) -> None:
         """Put one iteration into the stream; it does nothing once there is a reason to stop."""
         device, sums, (k, d) = self._device, self._sums, self._packed.centroids.shape
-        row, n = device.dtype(self._x), len(self._x)
+        row = device.dtype(self._x)
         cover = 16 * device.processors
-        self._cascade.repack(self._packed)
-        self._cascade.assign(
-            self._x, self._packed, self._labels, self._rounded, self._lists, self._counters, self._control
-        )
-        device.launch(
-            "update.accumulate", row, min(-(-n // _THREADS), cover), _THREADS, self._x, self._weight, self._labels,
-            self._before, self._scales, self._weight_scale, sums.hi, sums.lo, sums.counts, sums.weight_hi,
-            sums.weight_lo, self._counters[:1], n, d,
-        )  # fmt: skip
+        if self._follow is None:
+            self._cascade.repack(self._packed)
+            self._cascade.assign(
+                self._x, self._packed, self._labels, self._rounded, self._lists, self._counters, self._control
+            )
+        else:
+            self._follow.assign(
+                self._x, self._before, self._labels, self._shifts, self._lists, self._counters, self._control
+            )
+        self._adder.add(sums, self._x, self._weight, self._labels, self._before, self._counters[:1], alone=True)
         device.launch(
             "update.means", row, min(-(-k // 32), cover), _THREADS, sums.hi, sums.lo, sums.counts, sums.weight_hi,
             sums.weight_lo, self._units, self._weight_unit, self._packed.centroids, self._reference, self._found,

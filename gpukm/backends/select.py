@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from gpukm.backends.base import Backend
+from gpukm.backends.notices import say_once
 from gpukm.errors import BackendUnavailableError, ConfigError
 
 # In order of preference.
 BACKENDS = ("torch", "cupy", "cpu", "numpy")
 _GPU = ("torch", "cupy")
-_said = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,27 @@ def probe() -> list[tuple[str, bool, str]]:
     ]
 
 
-def select(backend: str = "auto", device: str = "auto", threads: int | None = None) -> Selection:
+def gpus() -> list[str]:
+    """NVIDIA devices that this process may see, in the order of their numbers: name, architecture and memory."""
+    from gpukm_kernels import cuda_devices
+
+    return [str(device) for device in cuda_devices()]
+
+
+def kernel_cache() -> Path | None:
+    """Folder where compiled CUDA kernels are kept; None where others could put theirs there."""
+    from gpukm_kernels.cuda import driver
+
+    return driver.cache_folder()
+
+
+def select(
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    device_memory: int | None = None,
+    precision: str = "exact",
+) -> Selection:
     """Choose a backend.
 
     Parameters
@@ -47,6 +68,10 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
         ``auto`` takes a GPU where one can be used, the library's current one; ``cuda`` insists on that.
     threads : int or None
         Threads of the native kernels; None follows OpenMP's own settings.
+    device_memory : int or None
+        Bytes to take on a GPU; None takes nearly all that is free.
+    precision : {"exact", "fast"}
+        ``fast`` leaves out what certifies labels, on a GPU; there is nothing to be left out on the CPU.
 
     Raises
     ------
@@ -59,6 +84,8 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
         raise ConfigError(f"backend is {backend!r}, expected one of auto, {', '.join(BACKENDS)}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device is {device!r}, expected auto, cpu, cuda or cuda:N")
+    if precision not in ("exact", "fast"):
+        raise ConfigError(f"precision is {precision!r}, expected 'exact' or 'fast'")
     on_gpu = device.startswith("cuda")
     if backend != "auto" and device != "auto" and on_gpu != (backend in _GPU):
         raise ConfigError(f"backend {backend} does not run on device {device}; leave one of them out")
@@ -68,20 +95,62 @@ def select(backend: str = "auto", device: str = "auto", threads: int | None = No
         if name not in candidates or backend not in ("auto", name):
             continue
         if usable:
+            if precision == "fast" and name not in _GPU:
+                raise ConfigError(f"precision 'fast' is for GPUs, and backend {name} was chosen; leave it out")
             _say_once(rejected)
-            return Selection(_make(name, device, threads), tuple(rejected))
+            return Selection(_make(name, device, threads, device_memory, precision), tuple(rejected))
         rejected.append((name, reason))
     asked = f"backend {backend}" if backend != "auto" else f"device {device}"
     reasons = "; ".join(dict.fromkeys(reason for _, reason in rejected))
     raise BackendUnavailableError(f"{asked} cannot be used: {reasons}")
 
 
-def _make(name: str, device: str, threads: int | None) -> Backend:
+def select_for(
+    source: Any,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    device_memory: int | None = None,
+    precision: str = "exact",
+) -> Selection:
+    """Choose as :func:`select` does; for an array on a GPU its library and its device, where that is left open.
+
+    Raises
+    ------
+    ConfigError
+        Also where the array lies elsewhere than named.
+    """
+    found = gpu_array(source)
+    if found is not None:
+        library, place = found
+        backend = library if backend == "auto" else backend
+        device = place if device in ("auto", "cuda") else device
+        if backend not in _GPU or device != place:
+            raise ConfigError(
+                f"the data is on {place}, and was to be clustered by backend {backend} on {device}; "
+                "move it there, or leave these two out"
+            )
+    return select(backend, device, threads, device_memory, precision)
+
+
+def gpu_array(source: Any) -> tuple[str, str] | None:
+    """The library that should take an array on a GPU, and its device; None for everything else."""
+    if type(source).__module__.partition(".")[0] == "torch":
+        return ("torch", str(source.device)) if getattr(source, "is_cuda", False) else None
+    if hasattr(source, "__cuda_array_interface__"):
+        from gpukm_kernels.cuda.driver import location
+
+        return "cupy", location(source)
+    return None
+
+
+def _make(name: str, device: str, threads: int | None, device_memory: int | None, precision: str) -> Backend:
     """Import late: a backend's libraries load only when it is used."""
     if name in _GPU:
         from gpukm.backends.gpu import gpu_backend
 
-        return gpu_backend(name, int(device[5:]) if ":" in device else None)
+        index = int(device[5:]) if ":" in device else None
+        return gpu_backend(name, index, device_memory, certify=precision == "exact")
     if name == "cpu":
         from gpukm.backends.cpu import CpuBackend
 
@@ -95,10 +164,7 @@ def _say_once(rejected: list[tuple[str, str]]) -> None:
     """Tell on stderr, once in a process, that something slower runs than this machine has parts for, and why."""
     from gpukm_kernels import cuda_devices
 
-    global _said
     # That there is no GPU is nothing to speak of.
-    there = [(name, reason) for name, reason in rejected if name not in _GPU or cuda_devices()]
-    if there and not _said:
-        _said = True
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in there)
-        print(f"gpukm: running on a slower backend ({reasons})", file=sys.stderr)
+    there = [f"{name}: {reason}" for name, reason in rejected if name not in _GPU or cuda_devices()]
+    if there:
+        say_once("backend", f"running on a slower backend ({'; '.join(there)})")

@@ -20,9 +20,15 @@ Store = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model: a named line of snapshots.")]
 Ref = Annotated[str, typer.Option("--snapshot", metavar="REF", help="latest, a number, or the first digits of an id.")]
-Backend = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="auto, cpu or numpy (default: auto).")]
+Backend = Annotated[
+    str | None, typer.Option("--backend", metavar="NAME", help="auto, torch, cupy, cpu or numpy (default: auto).")
+]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto).")
+]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option("--device-memory", metavar="SIZE", help="Memory to take on a GPU, such as 20GB (default: all free)."),
 ]
 Threads = Annotated[str | None, typer.Option("--threads", metavar="N", help="CPU threads (default: all).")]
 MemoryLimit = Annotated[

@@ -49,6 +49,7 @@ def _examine(out: Output) -> dict[str, Any]:
         "backends": backends,
         "threads": {"usable_cpus": usable_cpus, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
         "memory": {"available_bytes": available_bytes()},
+        "kernel_cache": _kernel_cache(),
         "versions": _versions(),
     }
 
@@ -58,6 +59,8 @@ def _devices() -> list[dict[str, str]]:
     import platform
     from pathlib import Path
 
+    from gpukm.backends.select import gpus
+
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -65,14 +68,16 @@ def _devices() -> list[dict[str, str]]:
     except OSError:
         pass
     devices = [{"name": "cpu", "model": name}]
-    for number, information in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))):
-        try:
-            lines = information.read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model")), "NVIDIA GPU")
-        devices.append({"name": f"cuda:{number}", "model": model})
+    devices += [{"name": f"cuda:{number}", "model": found} for number, found in enumerate(gpus())]
     return devices
+
+
+def _kernel_cache() -> dict[str, Any]:
+    """Where compiled CUDA kernels are kept, and how many are there."""
+    from gpukm.backends.select import kernel_cache
+
+    folder = kernel_cache()
+    return {"folder": folder and str(folder), "entries": len(list(folder.iterdir())) if folder else 0}
 
 
 def _versions() -> dict[str, str | None]:
@@ -90,7 +95,7 @@ def _versions() -> dict[str, str | None]:
 
 def _render(data: dict[str, Any]) -> str:
     """For people."""
-    threads, memory = data["threads"], data["memory"]
+    threads, memory, cache = data["threads"], data["memory"], data["kernel_cache"]
     general = [
         ("gpukm", data["gpukm"]),
         ("python", data["python"]),
@@ -98,6 +103,7 @@ def _render(data: dict[str, Any]) -> str:
         *((device["name"], device["model"]) for device in data["devices"]),
         ("threads", f"{threads['usable_cpus']} (OMP_NUM_THREADS {threads['omp_num_threads'] or 'not set'})"),
         ("memory", f"{memory['available_bytes'] / 2**30:.1f} GiB free"),
+        ("CUDA kernels", f"{cache['entries']} compiled, in {cache['folder'] or 'a folder that others can write to'}"),
     ]
     backends = [
         (b["name"], "chosen" if b["chosen"] else "usable" if b["usable"] else "no", b["reason"] or "-")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gpukm.cli._io import output, table
-from gpukm.cli._options import BatchRows, ConfigFile, Json, MemoryLimit, given
+from gpukm.cli._options import Backend, BatchRows, ConfigFile, Device, DeviceMemory, Json, MemoryLimit, given
 from gpukm.cli.train import (
     Algorithm,
     BatchSize,
@@ -51,6 +51,9 @@ def plan(
     n_init: NInit = None,
     max_iter: MaxIter = None,
     quality: Quality = None,
+    backend: Backend = None,
+    device: Device = None,
+    device_memory: DeviceMemory = None,
     memory_limit: MemoryLimit = None,
     batch_rows: BatchRows = None,
     config: ConfigFile = None,
@@ -67,11 +70,13 @@ def plan(
         settings = loaded.settings
         if settings.n_clusters is None:
             raise ConfigError("the number of clusters is missing; give it with -k N")
+        from gpukm.backends import select
         from gpukm.pipeline.inputs import open_input, preprocessing_of
         from gpukm.plan import plan as make
 
         raw = open_input(source)
-        planned = make(raw, settings, preprocessing_of(raw, settings), source)
+        chosen = select(settings.backend, settings.device, settings.threads, settings.device_memory).backend
+        planned = make(raw, settings, preprocessing_of(raw, settings), source, backend=chosen)
         out.result(planned.to_json(), lambda: _render(planned))
 
 
@@ -93,6 +98,11 @@ def _render(planned: TrainPlan) -> str:
     ]
     if planned.follow_bytes:
         facts.append(("bounds", f"{human_bytes(planned.follow_bytes)} at most, for streamed rows"))
+    if planned.device is not None:
+        on = planned.device
+        how = "all rows at once" if on.resident else f"{on.batch_rows:,} rows at a time, copied in every pass"
+        taken = f"{human_bytes(on.memory_bytes)} of {human_bytes(on.room_bytes)} that may be taken, {how}"
+        facts.append((on.device, taken))
     if planned.flop_per_iteration is not None:
         facts.append(("work", f"{planned.flop_per_iteration / 1e9:.3g} GFLOP an iteration at most"))
     notes = "".join(f"\nnote: {note}" for note in planned.notes)

@@ -137,7 +137,7 @@ def _state_of(problem: Problem, made: Made, tolerance: float, done: int) -> Lloy
     )
     stop = _stop_reason(problem, made.settled, records[-1].shift, tolerance, records[-1].iteration)
     rows, rechecked = len(records) * problem.scan.n_samples, int(made.lines[:, 3].sum())
-    return LloydState(made.centroids, records, tolerance, stop, rows, rechecked, plain(rows))
+    return LloydState(made.centroids, records, tolerance, stop, rows, rechecked, made.effort or plain(rows))
 
 
 def _stop_reason(problem: Problem, settled: bool, shift: float, tolerance: float, iteration: int) -> StopReason | None:

@@ -161,7 +161,7 @@ def _rest(gain: float, before: float) -> float:
 
 def _grown(problem: Problem, batch: Problem, portions: Portions) -> Problem:
     """The batch and as many rows again, up to half of all; then all rows, those in memory where they are."""
-    rows, resident = batch.scan.n_positive, problem.shards[0].resident
+    rows, resident = batch.scan.n_positive, problem.shards[0].in_memory
     end = min(2 * rows, problem.scan.n_positive // 2, portions.available)
     if end <= rows and portions.available == problem.scan.n_positive and not resident:
         end = portions.available

@@ -18,7 +18,7 @@ from gpukm.backends.base import Backend, Frame
 from gpukm.core import rng
 from gpukm.core.lloyd import Problem
 from gpukm.core.rng import Purpose
-from gpukm.core.seeding import DRAW_BITS, Draws, first_exponent, gather, quantised_weights
+from gpukm.core.seeding import DRAW_BITS, Draws, Integers, first_exponent, gather, quantised_weights
 from gpukm.core.shard import Shard
 
 #: The part of the potential at which candidates are drawn anew: those there are may have none where it is left.
@@ -99,10 +99,10 @@ def _stratified_by_weight(problem: Problem, m: int, seed: int) -> tuple[np.ndarr
     """About m rows in proportion to their weights."""
     least = 1 << 62  # from which on a row is taken for sure
 
-    def light(shard: Shard) -> Iterator[np.ndarray]:
+    def light(shard: Shard) -> Iterator[Integers]:
         """Weights as integers, those of heavy rows as zero."""
         for q in quantised_weights(problem, shard):
-            yield np.where(q < least, q, 0)
+            yield Integers(np.where(q < least, q, 0))
 
     def weighed(shard: Shard) -> tuple[int, int, int]:
         """Total and largest of the light weights, and how many rows are heavy."""
@@ -152,7 +152,8 @@ def _choose(
         upto = k // stride
         if upto <= len(chosen):
             continue
-        part, w = np.ascontiguousarray(x[::stride]), None if weight is None else np.ascontiguousarray(weight[::stride])
+        part = backend.place(np.ascontiguousarray(x[::stride]))
+        w = None if weight is None else np.ascontiguousarray(weight[::stride])
         labels = np.empty(len(part), np.int32)
         backend.assign(part, backend.prepare(x[chosen], frame), labels)
         nearest = backend.distances(part, x[chosen], labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,8 @@ class FitResult:
     centroids : ndarray of shape (n_clusters, n_features)
         float32 when the data has 32 bits or less, else float64.
     labels : ndarray of int32 of shape (n_samples,) or None
-        Nearest centroid of each kept row, consistent with ``centroids``; None when a streamed fit was
-        asked not to keep them.
+        Nearest centroid of each kept row, consistent with ``centroids``; an array of the same library on the same GPU
+        where the data was one; None when a streamed fit was asked not to keep them.
     inertia : float
         Order-free sum of ``w * D(x, c_label)``.
     counts : ndarray of int64 of shape (n_clusters,)
@@ -85,7 +86,7 @@ class FitResult:
     """
 
     centroids: np.ndarray
-    labels: np.ndarray | None
+    labels: Any
     inertia: float
     counts: np.ndarray
     weights: np.ndarray
@@ -109,6 +110,14 @@ class FitResult:
         h = hashlib.sha256()
         h.update(np.ascontiguousarray(self.centroids, dtype=self.centroids.dtype.newbyteorder("<")).tobytes())
         if self.labels is not None:
-            h.update(np.ascontiguousarray(self.labels, dtype="<i4").tobytes())
+            h.update(np.ascontiguousarray(_on_host(self.labels), dtype="<i4").tobytes())
         h.update(np.array([self.inertia], dtype="<f8").tobytes())
         return h.hexdigest()
+
+
+def _on_host(array: Any) -> Any:
+    """A GPU library's array copied to the host, NumPy's as it is."""
+    for fetch in ("cpu", "get"):
+        if not isinstance(array, np.ndarray) and hasattr(array, fetch):
+            return getattr(array, fetch)()
+    return array

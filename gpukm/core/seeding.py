@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from gpukm.backends.base import Backend
 from gpukm.core import rng
 from gpukm.core.exact import fold, to_float
 from gpukm.core.lloyd import Problem
@@ -25,25 +28,75 @@ DRAW_BITS = 60
 _GREEDY_CLUSTERS, _GREEDY_DISTANCES = 100, 1 << 20
 
 
-Quantise = Callable[[Shard], Iterator[np.ndarray]]
+@dataclass(frozen=True)
+class Integers:
+    """Integers of some consecutive rows, on the host."""
+
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return int(self.values.sum())
+
+    def locate(self, targets: np.ndarray) -> np.ndarray:
+        """The first row whose prefix sum exceeds each target, int64 of shape (n,); targets are below the total."""
+        return np.searchsorted(np.cumsum(self.values), targets, side="right")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """``rint(w * nearest * 2**exponent)`` of some consecutive rows, left where the backend works."""
+
+    backend: Backend
+    nearest: Any
+    weight: Any
+    exponent: int
+
+    def __len__(self) -> int:
+        return len(self.nearest)
+
+    @cached_property
+    def _totals(self) -> np.ndarray:
+        """Sums of blocks of rows."""
+        return self.backend.share_totals(self.nearest, self.weight, self.exponent)
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return int(self._totals.sum())
+
+    def locate(self, targets: np.ndarray) -> np.ndarray:
+        """As of :meth:`Integers.locate`."""
+        ends = np.cumsum(self._totals)
+        blocks = np.searchsorted(ends, targets, side="right")
+        rest = targets - (ends - self._totals)[blocks]
+        return self.backend.share_rows(self.nearest, self.weight, self.exponent, blocks, rest)
+
+
+#: What lines up the integers of a shard's rows, part by part.
+Line = Callable[[Shard], Iterator[Integers | Shares]]
 
 
 @dataclass(frozen=True)
 class Draws:
     """Rows of all shards as one line of integers, to be drawn from in proportion.
 
-    ``totals`` holds one sum a shard of the integers that ``quantise(shard)`` yields block by block.
+    ``totals`` holds the sum of each shard's ``line``.
     """
 
     shards: Sequence[Shard]
-    quantise: Quantise
+    line: Line
     totals: list[int]
 
     @classmethod
-    def of(cls, problem: Problem, quantise: Quantise) -> Draws:
+    def of(cls, problem: Problem, line: Line) -> Draws:
         """Add up every shard."""
-        totals = problem.executor.map(lambda shard: sum(int(q.sum()) for q in quantise(shard)), problem.shards)
-        return cls(problem.shards, quantise, totals)
+        totals = problem.executor.map(lambda shard: sum(part.total for part in line(shard)), problem.shards)
+        return cls(problem.shards, line, totals)
 
     @property
     def total(self) -> int:
@@ -59,13 +112,13 @@ class Draws:
                 done += total
                 continue
             rows = 0
-            for q in self.quantise(shard):
-                prefix = np.cumsum(q)
-                end = done + (int(prefix[-1]) if len(prefix) else 0)
+            for part in self.line(shard):
+                end = done + part.total
                 mine = np.flatnonzero((done <= targets) & (targets < end))
-                found[mine, 0] = number
-                found[mine, 1] = rows + np.searchsorted(prefix, targets[mine] - done, side="right")
-                done, rows = end, rows + len(q)
+                if len(mine):
+                    found[mine, 0] = number
+                    found[mine, 1] = rows + part.locate(targets[mine] - done)
+                done, rows = end, rows + len(part)
         return found
 
 
@@ -90,7 +143,7 @@ def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:
     """Draw k different rows in proportion to their weights."""
     chosen = np.empty((0, 2), dtype=np.int64)
 
-    def quantise(shard: Shard) -> Iterator[np.ndarray]:
+    def line(shard: Shard) -> Iterator[Integers]:
         """Weights as integers, rows already chosen as zero."""
         number = next(i for i, s in enumerate(problem.shards) if s is shard)
         taken = chosen[chosen[:, 0] == number, 1]
@@ -98,11 +151,11 @@ def random_rows(problem: Problem, k: int, seed: int) -> np.ndarray:
         for q in quantised_weights(problem, shard):
             q[taken[(taken >= start) & (taken < start + len(q))] - start] = 0
             start += len(q)
-            yield q
+            yield Integers(q)
 
     draw = 0
     while len(chosen) < k:
-        draws = Draws.of(problem, quantise)
+        draws = Draws.of(problem, line)
         wanted = k - len(chosen)
         places = draws.locate(rng.uniform_below(draws.total, seed, Purpose.RANDOM_ROWS, draw, wanted))
         _, first = np.unique(places, axis=0, return_index=True)
@@ -193,13 +246,12 @@ def _potential_draws(problem: Problem, exponent: int) -> tuple[Draws, int]:
     """Weighted squared distances as integers, on a grid that uses 60 bits for their total."""
     while True:
 
-        def quantise(shard: Shard, scale: float = math.ldexp(1.0, exponent)) -> Iterator[np.ndarray]:
-            """``rint(w * D * 2**exponent)``, a block at a time."""
+        def line(shard: Shard, exponent: int = exponent) -> Iterator[Shares]:
+            """``rint(w * D * 2**exponent)``, part by part."""
             for nearest, weight in shard.nearest_seeds():
-                v = nearest if weight is None else weight * nearest
-                yield np.rint(v * scale).astype(np.int64)
+                yield Shares(shard.backend, nearest, weight, exponent)
 
-        draws = Draws.of(problem, quantise)
+        draws = Draws.of(problem, line)
         better = _finer(draws.total + problem.scan.n_samples, exponent)
         if better == exponent:
             return draws, exponent

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpukm.backends.base import Backend, Effort, Frame, Made
+from gpukm.backends.notices import say_once
 from gpukm.core.exact import exact_sum
 from gpukm.core.stats import ClusterStats, Grid
 from gpukm.errors import DataError
-from gpukm.sources.base import Source
+from gpukm.sources.base import Batch, Source
+
+T = TypeVar("T")
 
 _SAMPLE_ROWS = 1024
 _STATE_ROWS = 1 << 20
@@ -182,6 +186,8 @@ class Shard:
         Source rows of this shard; ``stop`` None reads to the end.
     follow_bytes : int
         Memory that labels and trackers of rows that are not in memory may take; later blocks go without.
+    resident : bool
+        Keep rows that are in memory where the backend works, all at once.
     """
 
     def __init__(
@@ -192,17 +198,19 @@ class Shard:
         start: int = 0,
         stop: int | None = None,
         follow_bytes: int = 0,
+        resident: bool = True,
     ) -> None:
         self.source, self.backend, self.batch_rows = source, backend, batch_rows
         self.start, self.stop, self.follow_bytes = start, stop, follow_bytes
-        self.resident = source.array() is not None
+        self.in_memory = source.array() is not None or source.placed() is not None
+        self.resident = resident and self.in_memory
         self.n_samples = 0
         self.n_rows = 0
         self._placed: Block | None = None  # rows in memory, where the backend works
         self._labels: Any = None
         self._spare: Any = None  # where the next labels go, so that no iteration asks for new memory
         self._labels_for: np.ndarray | None = None
-        self._found: np.ndarray | None = None  # what `finish` leaves
+        self._found: Any = None  # what `finish` leaves
         self._sums: Any = None
         self._tracker: Any = None
         self._followed: list[_Followed | None] = []  # a block; those beyond are not known yet
@@ -217,13 +225,12 @@ class Shard:
             yield self._block()
             return
         done = 0
-        for batch in self.source.batches(self.batch_rows, self.start, self.stop):
+        for batch, x, weight in self._staged():
             n = len(batch.x)
             if self.n_samples and done + n > self.n_samples:
                 raise DataError(_CHANGED.format(self.n_samples, done + n))
             if n:
-                rows = slice(done, done + n)
-                yield Block(self._place(batch.x), batch.weight, rows, batch.row_numbers, self._place(batch.weight))
+                yield Block(x, batch.weight, slice(done, done + n), batch.row_numbers, weight)
             done += n
         if self.n_samples and done != self.n_samples:
             raise DataError(_CHANGED.format(self.n_samples, done))
@@ -231,13 +238,25 @@ class Shard:
     def _block(self) -> Block:
         """All rows, of a source in memory."""
         if self._placed is None:
-            x, weight = self.source.array(), self.source.weights()
-            assert x is not None
+            held, weight = self.source.placed(), self.source.weights()
+            x: Any = self.source.array() if held is None else held
             rows = slice(self.start, len(x) if self.stop is None else self.stop)
             w = None if weight is None else weight[rows]
             inner = slice(0, rows.stop - rows.start)
             self._placed = Block(self._place(x[rows]), w, inner, range(rows.start, rows.stop), self._place(w))
         return self._placed
+
+    def _staged(self) -> Iterator[tuple[Batch, Any, Any]]:
+        """Batches of a source that is not in memory, and their rows and weights where the backend works."""
+        read: deque[Batch] = deque()
+
+        def arrays() -> Iterator[tuple[np.ndarray | None, ...]]:
+            for batch in self.source.batches(self.batch_rows, self.start, self.stop):
+                read.append(batch)
+                yield batch.x, batch.weight
+
+        for x, weight in self.backend.stage(arrays()):
+            yield read.popleft(), x, weight
 
     def _place(self, array: np.ndarray | None) -> Any:
         """An array where the backend works."""
@@ -245,17 +264,20 @@ class Shard:
 
     def scan(self, reference: np.ndarray, *, spread: bool = True) -> Scan:
         """Look at every row once: counts, range, weights, finiteness; without ``spread`` that one is left zero."""
+        return self._within_memory(lambda: self._scan(reference, spread))
+
+    def _scan(self, reference: np.ndarray, spread: bool) -> Scan:
+        """Scan all blocks."""
         scan: Scan | None = None
         pieces: Iterator[tuple[Any, np.ndarray | None, Any, int, int]]
         if self.resident:
             block = self._block()
             pieces = iter([(block.x, block.weight, block.placed_weight, block.row_numbers[0], len(block.x))])
         else:
-            batches = self.source.batches(self.batch_rows, self.start, self.stop)
-            pieces = ((self._place(b.x), b.weight, self._place(b.weight), b.first_row, b.n_rows) for b in batches)
+            pieces = ((x, b.weight, w, b.first_row, b.n_rows) for b, x, w in self._staged())
         for x, w, placed_weight, first, n_rows in pieces:
             part = self._scan_block(x, w, placed_weight, first, n_rows, reference, spread)
-            if w is not None and not self.resident:
+            if w is not None and not self.in_memory:
                 if scan is None:
                     self._weights = RowState(0, np.float64, 0.0, None)
                 done = 0 if scan is None else scan.n_samples
@@ -310,10 +332,27 @@ class Shard:
 
     def step(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Label every row and sum it into its cluster."""
-        assert self._grid is not None
-        if self.resident:
-            return self._step_resident(centroids, frame)
-        return self._step_streamed(centroids, frame)
+        return self._within_memory(lambda: self._step(centroids, frame))
+
+    def _step(self, centroids: np.ndarray, frame: Frame) -> Step:
+        """Step as there is room."""
+        return self._step_resident(centroids, frame) if self.resident else self._step_streamed(centroids, frame)
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """Do a pass, again with fewer rows at a time where a device's memory does not suffice."""
+        while True:
+            try:
+                return work()
+            except MemoryError as error:
+                fewer = self.backend.fewer_rows(self.batch_rows)
+                if self.source.placed() is not None or fewer is None or (fewer < 1 and not self.resident):
+                    raise
+                say_once("memory", f"{error}; going on with fewer rows at a time")
+                if not self.resident:
+                    self.batch_rows = fewer
+            self.resident, self._placed = False, None
+            if self._grid is not None:
+                self.begin(self._grid)
 
     def _step_streamed(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Step that keeps labels and trackers of as many blocks as there is memory for; others are summed anew."""
@@ -412,28 +451,32 @@ class Shard:
         if not self.resident or self._labels is None:
             return
         assert self._grid is not None
-        block, own = self._block(), self._labels
-        made = self.backend.run(
-            self._tracker,
-            self._sums,
-            block.x,
-            block.placed_weight,
-            own,
-            centroids,
-            frame,
-            self._grid,
-            reference,
-            tolerance,
-            most,
-        )
-        for part in made or ():
-            # Labels are those of what was labelled last: the same centroids only where the last iteration left them.
-            self._labels_for = part.centroids if part.settled or part.pending else None
-            yield part
+        block = self._block()
+        try:
+            made = self.backend.run(
+                self._tracker,
+                self._sums,
+                block.x,
+                block.placed_weight,
+                self._labels,
+                centroids,
+                frame,
+                self._grid,
+                reference,
+                tolerance,
+                most,
+            )
+            for part in made or ():
+                # Labels are those of what was labelled last: of these centroids only where they stayed as they were.
+                self._labels_for = part.centroids if part.settled or part.pending else None
+                yield part
+        except MemoryError:
+            # Steps one by one take less, or fewer rows at a time; what was kept may be half of one iteration's.
+            self.begin(self._grid)
 
     def row_weights(self) -> Iterator[tuple[slice, np.ndarray | None]]:
         """Ranges of kept rows in order with their weights (n,) or None; rows that are streamed are not read again."""
-        held = self.source.weights() if self.resident else None
+        held = self.source.weights() if self.in_memory else None
         for start in range(0, self.n_samples, _STATE_ROWS):
             rows = slice(start, min(start + _STATE_ROWS, self.n_samples))
             if held is not None:
@@ -441,12 +484,19 @@ class Shard:
             else:
                 yield rows, None if self._weights is None else self._weights.read(rows)
 
-    def nearest_seeds(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Squared distances to the nearest seed so far, float64 (n,), and weights, range by range."""
+    def nearest_seeds(self) -> Iterator[tuple[Any, Any]]:
+        """Squared distances to the nearest seed so far, float64 (n,), and weights, range by range.
+
+        Those of rows that are kept where the backend works are there as well, others are NumPy's.
+        """
         if self.nearest is None:
             raise RuntimeError("seeding has not begun on this shard")
+        if self.resident:
+            block = self._block()
+            yield self.nearest.read(block.rows), block.placed_weight
+            return
         for rows, weight in self.row_weights():
-            yield self.backend.fetch(self.nearest.read(rows)), weight
+            yield self.nearest.read(rows), weight
 
     def with_nearest(self) -> Iterator[tuple[Block, Any]]:
         """Blocks with the squared distance of each row to the nearest seed so far, (n,) float64."""
@@ -462,6 +512,10 @@ class Shard:
 
     def farthest(self, centroids: np.ndarray, frame: Frame, n: int) -> list[Candidate]:
         """The n rows of positive weight farthest from their centroid, best first."""
+        return self._within_memory(lambda: self._farthest(centroids, frame, n))
+
+    def _farthest(self, centroids: np.ndarray, frame: Frame, n: int) -> list[Candidate]:
+        """Look for them in all blocks."""
         best: list[Candidate] = []
         for block, labels, _ in self.labelled(centroids, frame):
             d = self.backend.distances(block.x, centroids, labels)
@@ -504,12 +558,17 @@ class Shard:
 
     def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Label against the final centroids and add up the inertia exactly."""
+        return self._within_memory(lambda: self._finish(centroids, frame, keep_labels))
+
+    def _finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
+        """Finish all blocks."""
         assert self._grid is not None
         total = ClusterStats.zero(len(centroids), self.source.n_features, False)
         counted: Any = None
         no_features = replace(self._grid, exponents=self._grid.exponents[:0])
         inertia, scored, rechecked = 0, 0, 0
-        kept = np.empty(self.n_samples, np.int32) if keep_labels else None
+        on_device = self.source.placed() is not None
+        kept: Any = np.empty(self.n_samples, np.int32) if keep_labels and not on_device else None
         for block, labels, n in self.labelled(centroids, frame):
             inertia += self.backend.total(block.x, block.placed_weight, centroids, labels)
             rechecked += n
@@ -519,6 +578,9 @@ class Shard:
             self.backend.accumulate(counted, block.x[:, :0], block.placed_weight, labels, None, no_features)
             if kept is not None:
                 kept[block.rows] = self.backend.fetch(labels)
+        if on_device and keep_labels:
+            # They stay where the rows are.
+            kept = labels
         if counted is not None:
             stats = self.backend.collect(counted)
             total.counts, total.weight_hi, total.weight_lo = stats.counts, stats.weight_hi, stats.weight_lo
@@ -527,8 +589,8 @@ class Shard:
         return Final(total, inertia, scored, rechecked)
 
     @property
-    def labels(self) -> np.ndarray | None:
-        """Labels left by :meth:`finish`."""
+    def labels(self) -> Any:
+        """Labels left by :meth:`finish`, on the host, or on the device where the source is."""
         return self._found
 
 

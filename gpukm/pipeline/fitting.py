@@ -54,6 +54,7 @@ def fit_with_checkpoints(
         metric=settings.metric,
         backend=settings.backend,
         device=settings.device,
+        device_memory=settings.device_memory,
         precision=settings.precision,
         quality=settings.quality,
         threads=settings.threads,

@@ -127,7 +127,7 @@ def train_groups(
         raise ConfigError(f"column {by!r} is the group column and cannot be clustered or weigh rows too")
     model = settings.model or model_name(source)
     store = Store.open(settings.store, create=True)
-    selection = select(settings.backend, settings.device, settings.threads)
+    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory)
     raw = open_input(source)
     if not isinstance(raw, Table):
         raise ConfigError(f"--group-by needs named columns, and {source} has none; give a Parquet, Arrow or CSV file")

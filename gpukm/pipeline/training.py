@@ -104,10 +104,10 @@ def train(
     with suppress(SnapshotNotFoundError):
         store.find(model)
     _check_checkpoint(settings, resume)
-    selection = select(settings.backend, settings.device, settings.threads)
+    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory)
     raw = open_input(source)
     preprocessing = preprocessing_of(raw, settings)
-    planned = plan(raw, settings, preprocessing, source)
+    planned = plan(raw, settings, preprocessing, source, backend=selection.backend)
     if planned.n_rows is not None and planned.n_rows < settings.n_clusters:
         raise DataError(
             f"{source} has {planned.n_rows} rows, fewer than the {settings.n_clusters} clusters asked for; lower -k"

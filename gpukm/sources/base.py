@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,6 +78,10 @@ class Source(ABC):
         """The whole matrix if it already lies in memory and no row is dropped, else None."""
         return None
 
+    def placed(self) -> Any:
+        """The whole matrix as an array of a GPU library, where it lies on the device of the fit already, else None."""
+        return None
+
     def weights(self) -> np.ndarray | None:
-        """All sample weights beside :meth:`array`; None when every row weighs one."""
+        """All sample weights beside :meth:`array` or :meth:`placed`; None when every row weighs one."""
         return None

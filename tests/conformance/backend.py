@@ -5,7 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gpukm.backends.base import Backend, Frame
+from gpukm.backends.base import SHARE_ROWS, Backend, Frame
+from gpukm.backends.numpy import NumpyBackend, NumpyPool
+from gpukm.core.seeding import first_exponent
 from gpukm.core.stats import ClusterStats, Grid
 
 
@@ -239,6 +241,59 @@ class BackendConformance:
         np.testing.assert_array_equal(backend.potentials(nearest, x, w, points, 30), expected)
         backend.lower(nearest, x, points)
         np.testing.assert_array_equal(nearest, d.min(axis=1))
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_shares_of_the_potential(self, backend, weighted):
+        rng = np.random.default_rng(6)
+        for n in (1, SHARE_ROWS, 2 * SHARE_ROWS + 77):
+            nearest = rng.exponential(size=n) * (rng.random(n) < 0.7)
+            nearest[-1] = 0.1
+            w = rng.exponential(size=n) * (rng.random(n) < 0.9) + 1e-9 if weighted else None
+            shares = np.rint(np.ldexp(nearest if w is None else w * nearest, 40)).astype(np.int64)
+            totals = np.add.reduceat(shares, np.arange(0, n, SHARE_ROWS))
+            np.testing.assert_array_equal(backend.share_totals(nearest, w, 40), totals)
+            rows = np.flatnonzero(shares)
+            rows = np.unique(np.concatenate([rows[[0, -1]], rng.choice(rows, 10)]))
+            blocks = rows // SHARE_ROWS
+            ends = np.cumsum(shares)
+            last = ends[rows] - 1 - np.concatenate([[0], ends])[blocks * SHARE_ROWS]
+            # The first and the last number that each row is drawn for.
+            for targets in (last, last + 1 - shares[rows]):
+                np.testing.assert_array_equal(backend.share_rows(nearest, w, 40, blocks, targets), rows)
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("name", ["mixture", "one value", *HARD])
+    def test_pool(self, backend, name, dtype, weighted):
+        """Candidates in turns with choices, until none gains anything: the choices of the reference."""
+        rng = np.random.default_rng(7)
+        n, d = 250, 9
+        if name == "mixture":
+            x = 4 * rng.normal(size=(15, d))[rng.integers(0, 15, n)] + rng.normal(size=(n, d))
+        else:
+            x = np.ones((n, d)) if name == "one value" else hard_data(name, dtype, rng, n, d, 10)[0]
+        x = np.ascontiguousarray(x[rng.permutation(len(x))], dtype)
+        n = len(x)
+        w = rng.exponential(size=n) * (rng.random(n) < 0.8) if weighted else None
+        centres = x[[3, 50]]
+        labels = fast_distances(x, centres).argmin(axis=1).astype(np.int32)
+        nearest = fast_distances(x, centres).min(axis=1)
+        expected, own = nearest.copy(), labels.copy()
+        plain = NumpyPool(NumpyBackend(), x, w, own, expected)
+        pool = backend.pool(x, w, labels, nearest, frame_of(x))
+        done = 2
+        for rows, most, part in ((np.arange(0, n, 7), 3, 2), (np.arange(1, n, 3), 12, 0.5), (np.arange(2), n, 2)):
+            pool.add(rows)
+            plain.add(rows)
+            value = expected if w is None else w * expected
+            exponent = first_exponent(float(value.max()), n)
+            enough = int(part * np.ldexp(value, exponent).sum()) + 1
+            chosen = plain.choose(most, done, exponent, enough)
+            np.testing.assert_array_equal(pool.choose(most, done, exponent, enough), chosen)
+            np.testing.assert_array_equal(nearest, expected)
+            np.testing.assert_array_equal(labels, own)
+            done += len(chosen)
+        assert len(pool.choose(5, done, exponent, 1 << 62)) == 0
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize(("n", "d", "k"), [(300, 2, 20), (900, 16, 50), (2500, 17, 40), (400, 130, 30)])

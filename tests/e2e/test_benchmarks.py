@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-PARTS = {"data", "peers", "plots", "record", "turns", "verify"}
+PARTS = {"data", "peers", "plots", "record", "turns", "verify", *(path.stem for path in FOLDER.glob("gpu_*.py"))}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
 PEERS = {
     "scikit-learn": "sklearn",

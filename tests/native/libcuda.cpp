@@ -1,6 +1,7 @@
 // What gpukm calls of the CUDA driver, without a device: it holds the calls to the driver's rules, and writes down the
 // last launch. Tests set the variables that start with fake_ and load this in the place of libcuda.so.1.
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 struct Function {
@@ -20,6 +21,16 @@ char fake_failing[64] = "";  // the function that returns fake_code
 int fake_sizes[16] = {};     // bytes of each parameter of what is launched; 0 behind the last
 int fake_launches = 0, fake_modules = 0, fake_depth = 0, fake_retained = 0;
 Launch fake_launch = {};
+
+// A stream that copies: what it was given, carried out as late as an event behind it is waited for.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+int fake_copied = 0, fake_locked = 0, fake_streams = 0, fake_events = 0, fake_held = 0, fake_lockable = 1;
+static Copy copies[4096];
+static int n_copies = 0, n_done = 0;
 
 static bool started = false;
 static uint64_t contexts[64];
@@ -134,6 +145,74 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
   fake_launch.blocks = x, fake_launch.threads = a, fake_launch.shared = shared;
   fake_launch.stream = reinterpret_cast<uint64_t>(stream), fake_launch.context = contexts[fake_depth - 1];
   for (int i = 0; i < 16 && fake_sizes[i]; ++i) memcpy(&fake_launch.values[i], parameters[i], fake_sizes[i]);
+  return 0;
+}
+int cuStreamCreate(void** stream, unsigned flags) {
+  CALL;
+  if (fake_depth == 0 || flags != 1) return 201;
+  ++fake_streams;
+  *stream = reinterpret_cast<void*>(0x7200000000000000);
+  return 0;
+}
+int cuStreamDestroy_v2(void*) {
+  CALL;
+  --fake_streams;
+  return 0;
+}
+int cuEventCreate(void** event, unsigned flags) {
+  CALL;
+  if (fake_depth == 0 || flags != 2) return 201;
+  ++fake_events;
+  *event = new int(0);
+  return 0;
+}
+int cuEventDestroy_v2(void* event) {
+  CALL;
+  --fake_events;
+  delete static_cast<int*>(event);
+  return 0;
+}
+int cuEventRecord(void* event, void* stream) {
+  CALL;
+  // Of the main stream, which is no business of these copies, nothing is to be done.
+  *static_cast<int*>(event) = stream == reinterpret_cast<void*>(0x7200000000000000) ? n_copies : 0;
+  return 0;
+}
+int cuEventSynchronize(void* event) {
+  CALL;
+  for (; n_done < *static_cast<int*>(event); ++n_done, ++fake_copied)
+    memcpy(copies[n_done].to, copies[n_done].from, copies[n_done].bytes);
+  return 0;
+}
+int cuStreamWaitEvent(void*, void* event, unsigned) { return cuEventSynchronize(event); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
+  CALL;
+  if (fake_depth == 0 || stream != reinterpret_cast<void*>(0x7200000000000000)) return 201;
+  copies[n_copies++] = {reinterpret_cast<void*>(to), from, bytes};
+  return 0;
+}
+int cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) {
+  CALL;
+  if (fake_depth == 0 || flags != 1) return 201;
+  ++fake_held;
+  *memory = malloc(bytes);
+  return 0;
+}
+int cuMemFreeHost(void* memory) {
+  CALL;
+  --fake_held;
+  free(memory);
+  return 0;
+}
+int cuMemHostRegister_v2(void*, size_t, unsigned flags) {
+  CALL;
+  if (fake_depth == 0 || flags != 1 || !fake_lockable) return 201;
+  ++fake_locked;
+  return 0;
+}
+int cuMemHostUnregister(void*) {
+  CALL;
+  --fake_locked;
   return 0;
 }
 }

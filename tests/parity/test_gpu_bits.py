@@ -1,14 +1,23 @@
-"""Contract 3 on a GPU: the hash of the reference, from kernels that run on the host by tests/emulator.py."""
+"""Contract 3 on a GPU: the hash of the reference, on a device where there is one, and on the emulated one."""
 
 import numpy as np
 import pytest
 
 from gpukm.functional import kmeans
 from gpukm.sources.array import ArraySource
+from tests.device import LIBRARIES, needs
 from tests.emulated import as_cupy  # noqa: F401
 from tests.parity.test_bits import Streamed, bits, data
 
-pytestmark = pytest.mark.usefixtures("as_cupy")
+
+@pytest.fixture(params=["emulated", *LIBRARIES])
+def gpu(request):
+    """Name of a backend on a GPU."""
+    if request.param == "emulated":
+        request.getfixturevalue("as_cupy")
+        return "cupy"
+    needs(request.param)
+    return request.param
 
 
 def found(kind, x, w, backend, **settings):
@@ -19,23 +28,23 @@ def found(kind, x, w, backend, **settings):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("init", ["random", "k-means++", "pooled", "array"])
-def test_one_hash(init, dtype, weighted, metric):
+def test_one_hash(gpu, init, dtype, weighted, metric):
     x, w = data(dtype, weighted)
     settings = {"init": x[:15].copy() if init == "array" else init, "n_init": 2, "max_iter": 8, "metric": metric}
     expected = found(ArraySource, x, w, "numpy", **settings)
-    assert found(ArraySource, x, w, "cupy", **settings) == expected
-    assert found(ArraySource, x, w, "cupy", n_shards=2, **settings) == expected
-    assert found(Streamed, x, w, "cupy", batch_size=500, **settings) == expected
+    assert found(ArraySource, x, w, gpu, **settings) == expected
+    assert found(ArraySource, x, w, gpu, n_shards=2, **settings) == expected
+    assert found(Streamed, x, w, gpu, batch_size=500, **settings) == expected
 
 
 @pytest.mark.parametrize("tol", [0.0, 0.05])
-def test_a_fit_to_its_end(tol):
+def test_a_fit_to_its_end(gpu, tol):
     """Iterations that the device makes by itself, up to where little or nothing moves."""
     x, _ = data(np.float32, False)
     x = x + 6 * np.random.default_rng(9).normal(size=x.shape).astype(np.float32)
     expected = found(ArraySource, x, None, "numpy", init="random", n_init=1, tol=tol)
     assert (expected[2].name, expected[1] > 4) == ("TOLERANCE" if tol else "CONVERGED", True)
-    assert found(ArraySource, x, None, "cupy", init="random", n_init=1, tol=tol) == expected
+    assert found(ArraySource, x, None, gpu, init="random", n_init=1, tol=tol) == expected
 
 
 def test_rows_that_moved_are_counted_as_elsewhere(as_cupy):  # noqa: F811
@@ -47,7 +56,7 @@ def test_rows_that_moved_are_counted_as_elsewhere(as_cupy):  # noqa: F811
     assert as_cupy.device.launched["loop.commit"] > 4
 
 
-def test_clusters_that_lose_all_rows_on_the_way():
+def test_clusters_that_lose_all_rows_on_the_way(gpu):
     """The device leaves an iteration with an empty cluster to the host, and goes on after it."""
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -58,13 +67,13 @@ def test_clusters_that_lose_all_rows_on_the_way():
             break
     assert any(late)
     expected = kmeans(x, 12, init=start, backend="numpy")
-    result = kmeans(x, 12, init=start, backend="cupy")
+    result = kmeans(x, 12, init=start, backend=gpu)
     assert bits(result) == bits(expected)
     assert result.history == expected.history
 
 
-def test_empty_clusters_and_duplicates():
+def test_empty_clusters_and_duplicates(gpu):
     rng = np.random.default_rng(1)
     x = np.repeat(rng.normal(size=(40, 3)), 10, axis=0)
     start = np.concatenate([x[:20:2], 1e3 + rng.normal(size=(6, 3))])
-    assert bits(kmeans(x, 16, init=start, backend="cupy")) == bits(kmeans(x, 16, init=start, backend="numpy"))
+    assert bits(kmeans(x, 16, init=start, backend=gpu)) == bits(kmeans(x, 16, init=start, backend="numpy"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from gpukm_kernels import cuda_status
 from gpukm_kernels.cuda import driver
+from gpukm_kernels.cuda.copies import Copies, staged
 
 from gpukm.backends.device import Device
 from gpukm.errors import BackendUnavailableError
@@ -90,11 +92,32 @@ class CupyDevice(Device):
             return out
 
     def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
-        with self._here():
-            stream = self._cupy.cuda.get_current_stream().ptr
         driver.launch(
-            kernel, np.dtype(row).name, self._index, stream, blocks, threads, args, self._memory, shared=shared
+            kernel, np.dtype(row).name, self._index, self._stream(), blocks, threads, args, self._memory, shared=shared
         )
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        with self._here():
+            # The default stream cannot be recorded; what it was given before is to be done first.
+            stream = self._cupy.cuda.Stream(non_blocking=True)
+            self._cupy.cuda.get_current_stream().synchronize()
+            with stream:
+                stream.begin_capture()
+                try:
+                    work()
+                finally:
+                    graph = stream.end_capture()
+
+        def replay() -> None:
+            """In the stream that is current then."""
+            with self._here():
+                graph.launch(self._cupy.cuda.get_current_stream())
+
+        return replay
+
+    def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
+        copies = Copies(self._index, self._stream)
+        return staged(copies, self._index, blocks, self.empty, lambda array: array.data.ptr)
 
     def free_bytes(self) -> int:
         """Memory that can still be taken; what an allocator other than CuPy's own holds back is not known here."""
@@ -138,6 +161,11 @@ class CupyDevice(Device):
         if not found.flags.c_contiguous:
             raise ValueError("the array is not C-contiguous; give a contiguous copy, cupy.ascontiguousarray(x)")
         return found
+
+    def _stream(self) -> int:
+        """The caller's current stream."""
+        with self._here():
+            return int(self._cupy.cuda.get_current_stream().ptr)
 
     def _here(self) -> Any:
         """Make this the current device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from gpukm_kernels import cuda_status
 from gpukm_kernels.cuda import driver
+from gpukm_kernels.cuda.copies import Copies, staged
 
 from gpukm.backends.device import Device
 from gpukm.errors import BackendUnavailableError
@@ -117,6 +119,23 @@ class TorchDevice(Device):
         driver.launch(
             kernel, np.dtype(row).name, self._index, stream, blocks, threads, args, self._memory, shared=shared
         )
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        cuda = self._torch.cuda
+        graph = cuda.CUDAGraph()
+        with self._here(), cuda.graph(graph):
+            work()
+
+        def replay() -> None:
+            """In the stream that is current then."""
+            with self._here():
+                graph.replay()
+
+        return replay
+
+    def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
+        copies = Copies(self._index, lambda: self._torch.cuda.current_stream(self._index).cuda_stream)
+        return staged(copies, self._index, blocks, self.empty, lambda array: array.data_ptr())
 
     def free_bytes(self) -> int:
         cuda = self._torch.cuda

@@ -54,6 +54,18 @@ _DRIVER = {
     "cuModuleLoadData": (_P, _P),
     "cuModuleGetFunction": (_P, _P, ctypes.c_char_p),
     "cuFuncSetAttribute": (_P, _INT, _INT),
+    "cuStreamCreate": (_P, _UNSIGNED),
+    "cuStreamDestroy_v2": (_P,),
+    "cuStreamWaitEvent": (_P, _P, _UNSIGNED),
+    "cuEventCreate": (_P, _UNSIGNED),
+    "cuEventDestroy_v2": (_P,),
+    "cuEventRecord": (_P, _P),
+    "cuEventSynchronize": (_P,),
+    "cuMemcpyHtoDAsync_v2": (ctypes.c_uint64, _P, _SIZE, _P),
+    "cuMemHostAlloc": (_P, _SIZE, _UNSIGNED),
+    "cuMemFreeHost": (_P,),
+    "cuMemHostRegister_v2": (_P, _SIZE, _UNSIGNED),
+    "cuMemHostUnregister": (_P,),
     "cuLaunchKernel": (_P, *[_UNSIGNED] * 7, _P, _P, _P),
 }
 _COMPILER = {
@@ -69,6 +81,7 @@ _COMPILER = {
 _INVALID_VALUE, _OUT_OF_MEMORY, _NO_DEVICE = 1, 2, 100
 _PROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_...
 _POINTER_DEVICE = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+_NON_BLOCKING, _NO_TIMING = 1, 2  # CU_STREAM_..., CU_EVENT_...
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_...
 #: Dynamic shared memory that every function may have; it must be asked for more.
 _SHARED = 48 << 10
@@ -351,7 +364,7 @@ def compile(file: str, row: str, arch: str) -> bytes:
     """
     source = (kernels.FOLDER / f"{file}.cu").read_bytes()
     options = (*kernels.OPTIONS, f"-DGPUKM_ROW={row}", f"--gpu-architecture={arch}")
-    folder = _cache_folder()
+    folder = cache_folder()
     if folder is None:
         return _compiled(file, source, options)
     entry = folder / f"{file}-{row}-{arch}-{_key(options, compiler_version())}.cubin"
@@ -402,7 +415,7 @@ def _key(options: Sequence[str], version: tuple[int, int]) -> str:
     return digest.hexdigest()
 
 
-def _cache_folder() -> Path | None:
+def cache_folder() -> Path | None:
     """Folder of compiled kernels; None where there can be none, or where others could put theirs."""
     try:
         if named := os.environ.get("GPUKM_CACHE_DIR"):
@@ -582,6 +595,84 @@ def _module(file: str, row: str, index: int) -> Module:
             held = Module(compile(file, kernels.ROWS[row], device(index).arch), index)
             _modules[file, row, index] = held
     return held
+
+
+# Streams and copies
+
+
+def stream(index: int) -> int:
+    """Handle of a new stream that runs beside the default one."""
+    handle = _P()
+    with _current(_context(index)):
+        _call("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING)
+    return handle.value or 0
+
+
+def destroy_stream(index: int, handle: int) -> None:
+    """Give a stream back, once its work is done."""
+    _at_exit(index, "cuStreamDestroy_v2", handle)
+
+
+def event(index: int, handle: int) -> int:
+    """Handle of an event at the end of what a stream was given."""
+    made = _P()
+    with _current(_context(index)):
+        _call("cuEventCreate", ctypes.byref(made), _NO_TIMING)
+        _call("cuEventRecord", made, handle)
+    return made.value or 0
+
+
+def destroy_event(index: int, handle: int) -> None:
+    """Give an event back."""
+    _at_exit(index, "cuEventDestroy_v2", handle)
+
+
+def wait(index: int, handle: int, event: int) -> None:
+    """Make a stream wait for an event."""
+    with _current(_context(index)):
+        _call("cuStreamWaitEvent", handle, event, 0)
+
+
+def wait_on_host(index: int, event: int) -> None:
+    """Wait for an event."""
+    with _current(_context(index)):
+        _call("cuEventSynchronize", event)
+
+
+def copy(index: int, to: int, source: int, n_bytes: int, handle: int) -> None:
+    """Copy page-locked memory to the device, in a stream."""
+    with _current(_context(index)):
+        _call("cuMemcpyHtoDAsync_v2", to, source, n_bytes, handle)
+
+
+def host_memory(index: int, n_bytes: int, flags: int) -> int:
+    """Address of new page-locked memory."""
+    pointer = _P()
+    with _current(_context(index)):
+        _call("cuMemHostAlloc", ctypes.byref(pointer), n_bytes, flags)
+    return pointer.value or 0
+
+
+def free_host_memory(index: int, pointer: int) -> None:
+    """Give page-locked memory back."""
+    _at_exit(index, "cuMemFreeHost", pointer)
+
+
+def lock(index: int, pointer: int, n_bytes: int, flags: int) -> bool:
+    """Page-lock memory where it lies; False where the system does not let that happen."""
+    with _current(_context(index)):
+        return int(_driver().cuMemHostRegister_v2(pointer, n_bytes, flags)) == 0
+
+
+def unlock(index: int, pointer: int) -> None:
+    """Undo :func:`lock`."""
+    _at_exit(index, "cuMemHostUnregister", pointer)
+
+
+def _at_exit(index: int, function: str, handle: int) -> None:
+    """Give something back; nothing is said of failures, since the driver may have shut down before."""
+    with contextlib.suppress(CudaError, ImportError), _current(_context(index)):
+        getattr(_driver(), function)(handle)
 
 
 @cache

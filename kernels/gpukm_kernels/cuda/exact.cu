@@ -1,5 +1,5 @@
 // D on the device, to the bit, and what is added up of it.
-#include "device.cuh"
+#include "sums.cuh"
 
 // out[i] = D(x_i, c_label), times the row's weight where there are weights; labels null are all zero. `largest` becomes
 // the bits of the largest, which are above all others where one is not finite.
@@ -28,20 +28,10 @@ extern "C" __global__ void windows(const double* values, unsigned long long* sum
   bool rest = false;
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const unsigned long long bits = ordered_bits(values[i]);
-    const int biased = int(bits >> 52);
-    const unsigned long long mantissa = (bits & 0xFFFFFFFFFFFFFull) | (biased ? 1ull << 52 : 0);
-    const int at = biased ? biased - 1 : 0;  // the number is mantissa 2^at
+    const Units v(values[i]);
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const int left = at - 30 * (first + w);
-      // What is shifted out at the top belongs to windows above, and a shift by 64 or more leaves nothing.
-      const unsigned long long part =
-          left >= 0 ? (left < 30 ? mantissa << left : 0) : (left > -64 ? mantissa >> -left : 0);
-      sum[w] += part & 0x3FFFFFFF;
-    }
-    const int under = 30 * first - at;
-    rest |= under > 0 && (under >= 53 ? mantissa : mantissa & ((1ull << under) - 1)) != 0;
+    for (int w = 0; w < 4; ++w) sum[w] += v.window(first + w);
+    rest |= v.below(first);
   }
 #pragma unroll
   for (int w = 0; w < 4; ++w) {

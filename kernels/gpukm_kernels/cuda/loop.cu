@@ -2,23 +2,12 @@
 //
 // `control` holds: 0 whether to stop (1: nothing moved, or little; 2: a cluster is empty, which the host sees to),
 // 1 iterations made, 2 clusters without weight, 3 whether a centroid changed. `counters` holds rows moved, rows rechecked.
-#include "device.cuh"
+#include "sums.cuh"
 
 // Empties the lists of a screen, and counts what they held.
 extern "C" __global__ void clear(unsigned long long* n_rows, unsigned long long* n_pairs, unsigned long long* counters) {
   counters[1] += *n_rows;
   *n_rows = 0, *n_pairs = 0;
-}
-
-// Sums n values over a fixed binary tree, padded with zeros to a power of two, halves added: gpukm.core.exact.fold. All
-// threads of one block; `work` holds `size` values, of which the first becomes the sum.
-__device__ void fold(const double* values, double* work, int n, int size) {
-  for (int i = threadIdx.x; i < size; i += blockDim.x) work[i] = i < n ? values[i] : 0.0;
-  for (int half = size / 2; half > 0; half /= 2) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < half; i += blockDim.x) work[i] = work[i] + work[half + i];
-  }
-  __syncthreads();
 }
 
 // Ends an iteration, in one block: writes its line of `history` (shift, gain, moved, rechecked, whether anything changed,

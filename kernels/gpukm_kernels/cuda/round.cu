@@ -2,9 +2,6 @@
 // what that leaves out, measured in float64.
 #include "screen.cuh"
 
-// At least v >= 0.
-__device__ inline float upward(double v) { return float(v * (1 + 0x1p-22)) + 0x1p-126f; }
-
 // A warp a vector: values (n, pitch) zero beyond d, norms at least |x'|, residuals at least |x' - values|, x' being
 // (x - center) scale. Vector i is x[order[i]], or x[i] where order is null. Of centroids, which have half_norms
 // |x'|^2 / 2, values are negated: a score then is the sum that begins with half a norm.
@@ -26,9 +23,11 @@ __device__ void round_rows(const row_t* x, const double* center, double scale, c
     }
     square = warp_sum(square), rest = warp_sum(rest);
     if (lane == 0) {
-      norms[i] = upward(sqrt(square) * grow);
+      const float half = float(0.5 * square);
+      // Beyond float32 nothing is known of a vector.
+      norms[i] = half < infinite() ? upward(sqrt(square) * grow) : infinite();
       residuals[i] = upward(sqrt(rest) * grow);
-      if (half_norms) half_norms[i] = float(0.5 * square);
+      if (half_norms) half_norms[i] = half;
     }
   }
 }

@@ -4,6 +4,9 @@
 
 __device__ inline float infinite() { return __int_as_float(0x7F800000); }
 
+// At least v >= 0.
+__device__ inline float upward(double v) { return float(v * (1 + 0x1p-22)) + 0x1p-126f; }
+
 // (v - m) scale in float32, cut off where products of two such would overflow.
 __device__ inline float centred(float v, double m, double scale) {
   const float t = (v - float(m)) * float(scale);

@@ -1,25 +1,15 @@
 // Order-free sums: each row adds integers to its cluster, so atomics in any order give the same bits.
-#include "device.cuh"
-
-// High and low limbs of rint(v), |v| <= 2^82: v = high 2^32 + low, as gpukm.core.stats.split makes them.
-__device__ inline void split(double v, long long* high, long long* low) {
-  const double h = rint(v * 0x1p-32);
-  *high = static_cast<long long>(h);
-  *low = static_cast<long long>(rint(v - h * 0x1p32));
-}
-
-__device__ inline void add(long long* to, long long v) {
-  if (v) atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
-}
+#include "sums.cuh"
 
 // Adds w x 2^s to the sums of each row's cluster, a warp a row. With `before` only rows whose label changed are added,
-// and leave their old cluster; `before` then becomes the labels. Low limbs are left for `carry`. *moved += rows added.
+// and leave their old cluster; `before` then becomes the labels. Low limbs are left for `carry`. Nothing is done where
+// *moved, the number of such rows, is above `few`: then sort.cu adds up all rows.
 extern "C" __global__ void accumulate(const row_t* x, const double* weight, const int* labels, int* before,
                                       const double* scales, double weight_scale, long long* high, long long* low,
                                       long long* counts, long long* weight_high, long long* weight_low,
-                                      unsigned long long* moved, long long n, int d) {
+                                      const unsigned long long* moved, unsigned long long few, long long n, int d) {
+  if (*moved > few) return;
   const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-  unsigned long long seen = 0;
   // A warp looks at the labels of 32 rows at once, and goes through those that moved.
   for (long long first = (static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5)) * 32; first < n;
        first += static_cast<long long>(gridDim.x) * warps * 32) {
@@ -27,7 +17,6 @@ extern "C" __global__ void accumulate(const row_t* x, const double* weight, cons
     const int label = own < n ? labels[own] : 0;
     const int old = before && own < n ? before[own] : -1;
     unsigned todo = __ballot_sync(kAll, own < n && label != old);
-    seen += __popc(todo);
     if (before && own < n) before[own] = label;
     while (todo) {
       const int next = __ffs(int(todo)) - 1;
@@ -54,34 +43,6 @@ extern "C" __global__ void accumulate(const row_t* x, const double* weight, cons
       }
     }
   }
-  if (lane == 0 && seen) atomicAdd(moved, seen);
-}
-
-// Moves what exceeds 32 bits from the low limbs to the high ones.
-__device__ inline void carry(long long* high, long long* low) {
-  *high += *low >> 32;
-  *low &= 0xFFFFFFFFll;
-}
-
-// S = high 2^32 + low, |S| < 2^94, low in [0, 2^32), rounded once to float64, half to even.
-__device__ inline double rounded(long long high, long long low) {
-  const bool negative = high < 0;
-  if (negative) {
-    low = -low;
-    high = -high + (low >> 32);
-    low &= 0xFFFFFFFFll;
-  }
-  if (high == 0) {
-    const double v = double(low);
-    return negative ? -v : v;
-  }
-  // 62 leading bits in one word; any bit lost below sets the last one, which keeps the rounding right.
-  int shift = __clzll(high) - 2;
-  shift = shift < 0 ? 0 : shift > 32 ? 32 : shift;
-  const long long lost = low & ((1ll << (32 - shift)) - 1);
-  const long long word = (high << shift) | (low >> (32 - shift)) | (lost != 0);
-  const double v = ldexp(double(word), 32 - shift);
-  return negative ? -v : v;
 }
 
 // What sums become, eight neighbouring lanes a cluster, as gpukm.backends.base.Backend.means has it. Limbs are carried

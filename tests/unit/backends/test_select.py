@@ -33,6 +33,13 @@ def test_unknown_names():
         select("cpu", threads=0)
 
 
+def test_precision():
+    with pytest.raises(ConfigError, match="expected 'exact' or 'fast'"):
+        select("cpu", precision="quick")
+    with pytest.raises(ConfigError, match="precision 'fast' is for GPUs, and backend cpu was chosen"):
+        select("cpu", precision="fast")
+
+
 @pytest.mark.parametrize(("backend", "device"), [("cpu", "cuda"), ("numpy", "cuda:1"), ("torch", "cpu")])
 def test_names_that_contradict_each_other(backend, device):
     with pytest.raises(ConfigError, match=f"backend {backend} does not run on device {device}"):
@@ -43,7 +50,7 @@ def test_a_lost_backend_is_said_once(capsys, monkeypatch):
     import gpukm_kernels
 
     monkeypatch.setattr(gpukm_kernels, "native_status", lambda: (False, "not built; install a compiler"))
-    monkeypatch.setattr(import_module("gpukm.backends.select"), "_said", False)
+    import_module("gpukm.backends.notices")._said.clear()
     assert select().backend.name == "numpy"
     assert select().backend.name == "numpy"
     assert capsys.readouterr().err.count("install a compiler") == 1

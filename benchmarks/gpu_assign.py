@@ -1,0 +1,103 @@
+"""Cases of assignments: labels of rows by given centroids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpu_cases import EXACT, FLASHLIB, MAIN, TFLOPS, Case, Session, attempt, failed, least, wrong
+from gpu_check import expected
+from gpu_contenders import Data, Peer, host
+from gpu_ours import Gpukm, Widened
+from gpu_times import spread, take_turns, useful_tflops
+
+
+def run_assign(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+    """Labels of rows by given centroids."""
+    every = session.rotation(case)
+    data = every[0]
+    right = expected(data.x, data.start)
+    contenders, absent = assigners(session, case)
+    found: dict[str, dict[str, Any]] = {}
+    work: dict[str, list[Callable[[], Any]]] = {}
+    for name, peer in contenders.items():
+        # Memory is that of a call with what was prepared for it.
+        made = attempt(absent, name, session.peak, first_call, peer, data)
+        ready = made and attempt(absent, name, prepared, peer, every[1:])
+        if ready is None:
+            failed(session, case, name, absent)
+            continue
+        (call, labels), peak = made
+        exact = float((host(labels).reshape(-1) == right).mean())
+        found[name] = {"exact": exact, "peak_bytes": peak}
+        if isinstance(peer, Gpukm):
+            if exact < 1:
+                wrong(session, case, name, f"{1 - exact:.2%} of the labels are wrong", absent)
+                del found[name]
+                continue
+            found[name]["rechecked"] = peer.rechecked(data)
+        work[name] = [call, *ready]
+    for name, times in take_turns(session, work).items():
+        found[name] |= spread(times)
+        found[name]["tflops"] = useful_tflops(case.n, case.k, case.d, found[name]["median_ms"])
+        found[name]["rows_gb_s"] = data.x.nbytes / found[name]["median_ms"] / 1e6
+    values = {}
+    if best := least(found, MAIN):
+        values[TFLOPS] = found[best]["tflops"]
+    return {"data": data.origin, "copies": len(every), "contenders": found, "left_out": absent}, values
+
+
+def run_half(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+    """The same of bfloat16; ``fast`` and exact labels are compared with flashlib's best path."""
+    found, _ = run_assign(session, case)
+    values, each = {}, found["contenders"]
+    found["left_out"]["gpukm, fast"] = fast_missing()
+    ours, theirs = least(each, MAIN), least(each, FLASHLIB)
+    if ours and theirs:
+        values[EXACT] = each[ours]["median_ms"] / each[theirs]["median_ms"]
+    return found, values
+
+
+def first_call(peer: Peer, data: Data) -> tuple[Callable[[], Any], Any]:
+    """An assignment, and what it gives."""
+    call = peer.assigning(data)
+    return call, call()
+
+
+def prepared(peer: Peer, every: Sequence[Data]) -> list[Callable[[], Any]]:
+    """The same for more inputs."""
+    return [peer.assigning(one) for one in every]
+
+
+def assigners(session: Session, case: Case) -> tuple[dict[str, Peer], dict[str, str]]:
+    """Who labels rows of this type, and who does not."""
+    absent = dict(session.absent)
+    contenders: dict[str, Peer] = {}
+    for name, peer in session.gpukm.items():
+        if case.kind in peer.kinds:
+            contenders[name] = peer
+            if peer.cascade is not None:
+                contenders[f"{name}, rows rounded before"] = Gpukm(peer.backend, peer.library, "rounded")
+                contenders[f"{name}, centroids from the host"] = Gpukm(peer.backend, peer.library, "call")
+        else:
+            absent[name] = f"not built: it takes no rows of {case.kind}"
+            if session.on_gpu:
+                contenders[f"{name}, rows widened"] = Widened(peer.backend, peer.library)
+    for name, peer in session.peers.items():
+        if case.kind in peer.kinds:
+            contenders[name] = peer
+        else:
+            absent[name] = f"it takes no rows of {case.kind}"
+    return contenders, absent
+
+
+def fast_missing() -> str:
+    """Why no labels without a proof are measured."""
+    from gpukm.errors import ConfigError
+    from gpukm.functional import check_rules
+
+    try:
+        check_rules(2, 1, 0.0, "euclidean", "fast")
+    except ConfigError as error:
+        return f"not built: {error}"
+    return "it is built, and nothing here calls it yet"

@@ -1,0 +1,131 @@
+"""gpukm as a contender on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gpu_contenders import Assigning, Data, Fit, Fitting, Peer, host
+
+
+class Gpukm(Peer):
+    """A backend of gpukm.
+
+    Parameters
+    ----------
+    backend : Backend
+    library : str
+        What users name it; fits go by it.
+    how : {"engine", "rounded", "call"}
+        What an assignment holds: centroids packed and rows rounded anew, as an iteration on rows that are new; the
+        same with rows that were rounded before, as all further iterations; or the backend's own calls, with centroids
+        that come from the host.
+    from_host : bool
+        Whether fits bring the rows to the device too.
+    stepwise : bool
+        Whether fits go the engine's own way even where small problems are solved in one call.
+    """
+
+    package = "gpukm"
+
+    def __init__(
+        self, backend: Any, library: str, how: str = "engine", from_host: bool = False, stepwise: bool = False
+    ) -> None:
+        self.backend, self.library, self.how = backend, library, how
+        self.from_host, self.stepwise = from_host, stepwise
+
+    @property
+    def cascade(self) -> Any:
+        """What the GPU engine screens and rechecks by; None of the other backends."""
+        return getattr(self.backend, "_cascade", None)
+
+    def rows(self, x: Any) -> Any:
+        """The rows as the backend's library holds them, over the same memory where it can be shared."""
+        device = getattr(self.backend, "device", None)
+        if device is None:
+            return host(x)
+        if hasattr(device, "adopt") and not isinstance(x, np.ndarray):
+            return device.adopt(x)
+        return device.place(host(x))
+
+    def frame(self, rows: Any) -> Any:
+        """Where screening puts its origin, as a fit finds it."""
+        from gpukm.backends.base import Frame
+
+        sample = np.arange(0, len(rows), max(1, len(rows) // 1024))
+        center = np.median(self.backend.fetch(self.backend.take(rows, sample)), axis=0).astype(np.float64)
+        low, high = self.backend.column_range(rows)
+        return Frame(center, float(np.maximum(high - center, center - low).max()))
+
+    def assigning(self, data: Data) -> Assigning:
+        backend, rows, start = self.backend, self.rows(data.x), host(data.start)
+        frame, labels = self.frame(rows), backend.zeros(len(rows), np.int32)
+        prepared, cascade = backend.prepare(start, frame), self.cascade
+
+        def call() -> Any:
+            backend.assign(rows, backend.prepare(start, frame), labels)
+            return labels
+
+        if self.how == "call" or cascade is None:
+            return call
+        lists, counters = cascade.lists(len(rows)), backend.device.zeros(2, np.uint64)
+        rounded = cascade.round(rows, prepared) if self.how == "rounded" else None
+
+        def engine() -> Any:
+            cascade.repack(prepared)
+            cascade.assign(rows, prepared, labels, rounded, lists, counters)
+            return labels
+
+        return engine
+
+    def rechecked(self, data: Data) -> float:
+        """Share of the rows that screening by the starting rows leaves open."""
+        rows = self.rows(data.x)
+        prepared = self.backend.prepare(host(data.start), self.frame(rows))
+        return float(self.backend.assign(rows, prepared, self.backend.zeros(len(rows), np.int32)) / len(rows))
+
+    def fitting(self, data: Data, iterations: int, converge: bool) -> Fitting:
+        from gpukm.functional import kmeans
+        from gpukm.sources.array import ArraySource
+
+        in_place = not self.from_host and not isinstance(data.x, np.ndarray) and hasattr(self.backend, "device")
+        source = self.rows(data.x) if in_place else ArraySource(data.host)
+        start = host(data.start)
+
+        def fit() -> Fit:
+            found = kmeans(
+                source, len(start), init=start, max_iter=iterations, tol=0, backend=self.library, watched=self.stepwise
+            )
+            rechecked = found.n_rechecked / max(1, found.n_scored)
+            return Fit(found.centroids, found.n_iter, found.labels, found.inertia, rechecked)
+
+        return fit
+
+    def passing(self, x: np.ndarray, start: np.ndarray, iterations: int) -> Callable[[], Any]:
+        from gpukm.functional import kmeans
+        from gpukm.sources.array import ArraySource
+
+        class Streamed(ArraySource):
+            """Rows handed out batch by batch, as a file's are."""
+
+            def array(self) -> None:
+                return None
+
+            def weights(self) -> None:
+                return None
+
+        settings = {"init": start, "max_iter": iterations, "tol": 0, "keep_labels": False, "backend": self.library}
+        return partial(kmeans, Streamed(x), len(start), **settings)
+
+
+class Widened(Gpukm):
+    """The engine on the same numbers as float32, which is what it takes."""
+
+    def assigning(self, data: Data) -> Callable[[], Any]:
+        return super().assigning(replace(data, x=data.x.float()))
+
+    def rechecked(self, data: Data) -> float:
+        return super().rechecked(replace(data, x=data.x.float()))

@@ -1,0 +1,76 @@
+"""Cases of the tiles of the Triton screen."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from gpu_cases import Case, Session, attempt
+from gpu_check import expected
+from gpu_contenders import Absent, host
+from gpu_times import spread, useful_tflops
+
+
+def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+    """Tiles of the Triton screen: assignments with rows rounded before, which the screen takes nearly all of."""
+    if not session.on_gpu or "gpukm torch" not in session.gpukm:
+        raise Absent("it needs a CUDA device, torch and Triton")
+    from gpukm_kernels.screening import mode
+    from gpukm_kernels.triton.tiles import tiles
+
+    from gpukm.backends.cascade import Cascade
+    from gpukm.backends.triton_screen import TritonScreen
+
+    peer, data, began = session.gpukm["gpukm torch"], session.data(case), time.monotonic()
+    device, rows, start = peer.backend.device, peer.rows(data.x), host(data.start)
+    right, frame, found = expected(data.x, data.start), peer.frame(rows), {}
+    labels, absent = peer.backend.zeros(len(rows), np.int32), {}
+    arithmetic = mode("fp16", device.capability)
+    usual = tiles(device.capability, arithmetic.stored, case.d)
+
+    def measured(chosen: Any) -> dict[str, Any]:
+        cascade = Cascade(device, TritonScreen(device, arithmetic, chosen))
+        packed = cascade.pack(start, frame)
+        rounded, lists = cascade.round(rows, packed), cascade.lists(len(rows))
+        counters = device.zeros(2, np.uint64)
+
+        def work() -> None:
+            cascade.assign(rows, packed, labels, rounded, lists, counters)
+
+        work()
+        if not np.array_equal(host(labels), right):
+            raise AssertionError("labels are wrong")
+        times = [session.clock.time(work) for _ in range(7)]
+        return {**spread(times), "tflops": useful_tflops(case.n, case.k, case.d, statistics.median(times))}
+
+    for chosen in (usual, *(t for t in candidates(case.d) if t != usual)):
+        if session.left < 0 or time.monotonic() - began > 1.5 * case.seconds:
+            absent["other tiles"] = "no time was left for them"
+            break
+        label = f"{arithmetic.stored} rows {chosen.rows}, centroids {chosen.centroids}, features {chosen.features}"
+        label += f", warps {chosen.warps}, stages {chosen.stages}" + (" (table)" if chosen == usual else "")
+        row = attempt(absent, label, measured, chosen)
+        if row:
+            found[label] = row
+        elif "labels are wrong" in absent[label]:
+            session.wrong.append(f"{case.name}: {label}")
+    fastest = dict(sorted(found.items(), key=lambda item: item[1]["median_ms"]))
+    return {"data": data.origin, "contenders": fastest, "left_out": absent}, {}
+
+
+def candidates(d: int) -> list[Any]:
+    """Tiles for halves that shared memory and registers of Hopper hold, likely ones first."""
+    from gpukm_kernels.triton.tiles import Tiles
+
+    width, made = max(16, min(1 << (d - 1).bit_length(), 256)), []
+    for rows, centroids in ((128, 128), (128, 256), (256, 128), (64, 256), (64, 128), (128, 64)):
+        for features in sorted({width, min(width, 64), min(width, 128)}, reverse=True):
+            for warps in (8, 4):
+                for stages in (3, 2, 4):
+                    whole = features >= d
+                    shared = 2 * features * (rows * (1 if whole else stages) + centroids * stages)
+                    if shared <= 227 << 10 and rows * centroids <= 128 * 32 * warps:
+                        made.append(Tiles(rows, centroids, features, warps, stages))
+    return made

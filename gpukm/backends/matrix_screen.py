@@ -1,0 +1,72 @@
+"""The screen by the matrix units in CUDA C++, for libraries of arrays that have no Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gpukm_kernels.screening import Mode
+
+from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
+from gpukm.backends.device import Device
+
+#: As ``matrix.cu`` has them: rows and centroids of a tile, threads, features of a piece, pieces that stages hold.
+_TILE, _THREADS, _DEEP, _STAGES = 128, 128, 32, 3
+#: A thread tells its own centroids of a tile apart.
+_PLACE_BITS = 4
+_HALF_NORMS, _PIECE = 2 * _TILE * 4, _TILE * _DEEP * 2
+#: Shared memory of a processor, by compute capability, and what each block has taken of it; two blocks share it.
+_SHARED = {(8, 0): 164, (8, 6): 100, (8, 7): 164, (8, 9): 100, (9, 0): 228, (10, 0): 228}
+_TAKEN, _BLOCKS = 1, 2
+
+
+class MatrixScreen(Screen):
+    """Rows and centroids rounded to float16; the kernels of ``matrix.cu``.
+
+    Parameters
+    ----------
+    device : Device
+        Of compute capability 8.0 or more.
+    mode : Mode
+        What the matrix units do with float16.
+    """
+
+    copies_rows = True
+
+    def __init__(self, device: Device, mode: Mode) -> None:
+        self.mode, self._device = mode, device
+
+    def tile(self, d: int) -> tuple[int, int]:
+        return _TILE, _PLACE_BITS
+
+    def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
+        n, k = len(x), len(packed.centroids)
+        self._launch(
+            "matrix.screen", -(-n // _TILE), rows, packed, (labels, lists.threshold, lists.rows, lists.n_rows, stop,
+            int(two), n, k),
+        )  # fmt: skip
+
+    def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
+        blocks = min(-(-len(x) // _TILE), _BLOCKS * self._device.processors)
+        self._launch(
+            "matrix.pairs", blocks, rows, packed, (lists.threshold, lists.rows, lists.n_rows, lists.places,
+            lists.centroids, lists.n_pairs, lists.room, lists.crowded, len(packed.centroids)),
+        )  # fmt: skip
+
+    def _launch(self, kernel: str, blocks: int, rows: Rounded, packed: Packed, args: tuple[Any, ...]) -> None:
+        """What both kernels are given, and what each is besides."""
+        c, pitch = packed.rounded, rows.values.shape[1]
+        pieces, resident = self._pieces(pitch)
+        # Compiled once: nothing in it depends on the type of rows.
+        self._device.launch(
+            kernel, np.float32, blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values, packed.half_norms,
+            packed.largest, packed.residual, packed.order, *packed.errors, *args, pitch, int(resident),
+            shared=_HALF_NORMS + (_STAGES + pieces) * _PIECE,
+        )  # fmt: skip
+
+    def _pieces(self, pitch: int) -> tuple[int, bool]:
+        """Pieces of rows in shared memory, and whether these are all of them."""
+        room = (_SHARED.get(self._device.capability, 100) // _BLOCKS - _TAKEN) << 10
+        pieces = -(-pitch // _DEEP)
+        fits = _HALF_NORMS + (_STAGES + pieces) * _PIECE <= room
+        return (pieces, True) if fits else (_STAGES, False)

@@ -1,0 +1,57 @@
+"""Rows that already lie on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpukm.errors import DataError
+from gpukm.sources.array import check_weights
+from gpukm.sources.base import Batch, Source
+
+if TYPE_CHECKING:
+    from gpukm.backends.device import Device
+
+
+class DeviceSource(Source):
+    """A matrix on the device that the fit runs on, shared and never copied.
+
+    Parameters
+    ----------
+    x : array of shape (n_samples, n_features)
+        Of the device's library, float32 or float64, C-contiguous.
+    device : Device
+    weight : array of shape (n_samples,) or None
+        Sample weights, on the host.
+    """
+
+    def __init__(self, x: Any, device: Device, weight: Any = None) -> None:
+        if len(x.shape) != 2 or not x.shape[1]:
+            raise DataError(f"the data has shape {tuple(x.shape)}, expected a matrix (rows, features)")
+        dtype = device.dtype(x)
+        if dtype not in (np.float32, np.float64):
+            raise DataError(
+                f"the data on {device.name} has dtype {dtype}, expected float32 or float64; convert it there"
+            )
+        self.x, self.device = x, device
+        self.dtype, self.names = dtype, None
+        self.n_rows, self.n_features = (int(n) for n in x.shape)
+        self.weight = None if weight is None else check_weights(weight, self.n_rows)
+
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Copies of consecutive rows on the host."""
+        end = len(self.x) if stop is None else min(stop, len(self.x))
+        for first in range(start, end, rows):
+            part = slice(first, min(first + rows, end))
+            weight = None if self.weight is None else self.weight[part]
+            yield Batch(self.device.fetch(self.x[part]), first, part.stop - first, weight=weight)
+
+    def placed(self) -> Any:
+        """The matrix."""
+        return self.x
+
+    def weights(self) -> np.ndarray | None:
+        """The weights."""
+        return self.weight

@@ -1,0 +1,153 @@
+// Sums of all rows, where many moved: rows are sorted by their labels, so that each warp adds up long runs of one cluster
+// in registers and few atomics are left.
+//
+// Whether that is done is decided on the device: *moved, the rows that changed cluster, is above `few`. Otherwise these
+// kernels return at once, and `accumulate` of update.cu does the work, which else returns at once.
+#include "sums.cuh"
+
+// Clusters that a block counts in shared memory.
+constexpr int kCounted = 4096;
+// Rows that a warp adds up.
+constexpr int kRun = 64;
+
+// *moved += rows whose label is not that of before; null counts all.
+extern "C" __global__ void count_moved(const int* labels, const int* before, unsigned long long* moved, long long n) {
+  unsigned long long seen = 0;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<long long>(gridDim.x) * blockDim.x)
+    seen += !before || labels[i] != before[i];
+  seen = warp_sum(seen);
+  if ((threadIdx.x & 31) == 0 && seen) atomicAdd(moved, seen);
+}
+
+// Zeroes the sums, which are to be those of all rows.
+extern "C" __global__ void forget(long long* high, long long* low, long long* counts, long long* weight_high,
+                                  long long* weight_low, const unsigned long long* moved, unsigned long long few,
+                                  int k, int d) {
+  if (*moved <= few) return;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < static_cast<long long>(k) * d + k;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const long long j = i - static_cast<long long>(k) * d;
+    if (j < 0) {
+      high[i] = 0, low[i] = 0;
+    } else {
+      counts[j] = 0;
+      if (weight_high) weight_high[j] = 0, weight_low[j] = 0;
+    }
+  }
+}
+
+// sizes (k,), zero at first: rows of each cluster among these n; before becomes the labels.
+extern "C" __global__ void sizes_of(const int* labels, int* before, int* sizes, const unsigned long long* moved,
+                                    unsigned long long few, long long n, int k) {
+  if (*moved <= few) return;
+  __shared__ int own[kCounted];
+  const bool shared = k <= kCounted;
+  for (int j = threadIdx.x; shared && j < k; j += blockDim.x) own[j] = 0;
+  __syncthreads();
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const int label = labels[i];
+    atomicAdd(shared ? own + label : sizes + label, 1);
+    if (before) before[i] = label;
+  }
+  __syncthreads();
+  for (int j = threadIdx.x; shared && j < k; j += blockDim.x)
+    if (own[j]) atomicAdd(sizes + j, own[j]);
+}
+
+// In one block: cursors (k,) become the sums of the sizes before, counts grow by the sizes, and sizes become zero again.
+extern "C" __global__ void line_up(int* sizes, int* cursors, long long* counts, const unsigned long long* moved,
+                                   unsigned long long few, int k) {
+  if (*moved <= few) return;
+  __shared__ int sums[32];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  int done = 0;
+  for (int first = 0; first < k; first += blockDim.x) {
+    const int j = first + threadIdx.x;
+    const int size = j < k ? sizes[j] : 0;
+    int upto = size;
+    for (int step = 1; step < 32; step <<= 1) {
+      const int lower = __shfl_up_sync(kAll, upto, step);
+      if (lane >= step) upto += lower;
+    }
+    if (lane == 31) sums[warp] = upto;
+    __syncthreads();
+    int before = 0, all = 0;
+    for (int w = 0; w < warps; ++w) {
+      if (w < warp) before += sums[w];
+      all += sums[w];
+    }
+    __syncthreads();
+    if (j < k) {
+      cursors[j] = done + before + upto - size;
+      counts[j] += size;
+      sizes[j] = 0;
+    }
+    done += all;
+  }
+}
+
+// rows (n,): the rows cluster by cluster, in any order within one.
+extern "C" __global__ void scatter(const int* labels, int* cursors, int* rows, const unsigned long long* moved,
+                                   unsigned long long few, long long n, int k) {
+  if (*moved <= few) return;
+  __shared__ int own[kCounted];
+  const bool shared = k <= kCounted;
+  // A block takes rows in pieces, and places for all rows of a piece and a cluster at once.
+  const long long piece = 16ll * blockDim.x;
+  for (long long first = blockIdx.x * piece; first < n; first += gridDim.x * piece) {
+    const long long end = first + piece < n ? first + piece : n;
+    if (shared) {
+      for (int j = threadIdx.x; j < k; j += blockDim.x) own[j] = 0;
+      __syncthreads();
+      for (long long i = first + threadIdx.x; i < end; i += blockDim.x) atomicAdd(own + labels[i], 1);
+      __syncthreads();
+      for (int j = threadIdx.x; j < k; j += blockDim.x)
+        if (own[j]) own[j] = atomicAdd(cursors + j, own[j]);
+      __syncthreads();
+    }
+    for (long long i = first + threadIdx.x; i < end; i += blockDim.x) {
+      const int label = labels[i];
+      rows[atomicAdd(shared ? own + label : cursors + label, 1)] = int(i);
+    }
+    __syncthreads();
+  }
+}
+
+// Adds up sorted rows: a warp takes kRun of them, each lane the features lane, lane + 32, ...
+extern "C" __global__ void add_runs(const row_t* x, const double* weight, const int* labels, const int* rows,
+                                    const double* scales, double weight_scale, long long* high, long long* low,
+                                    long long* weight_high, long long* weight_low, const unsigned long long* moved,
+                                    unsigned long long few, long long n, int d) {
+  if (*moved <= few) return;
+  const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+  for (long long first = (static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5)) * kRun; first < n;
+       first += static_cast<long long>(gridDim.x) * warps * kRun) {
+    const long long end = first + kRun < n ? first + kRun : n;
+    // The last round is that of the weights, by lane 0.
+    for (int f = lane; f - lane < d + (weight ? 1 : 0); f += 32) {
+      const bool weighs = weight && f == d;
+      if (f > d || (f == d && !weighs)) continue;
+      const double scale = weighs ? weight_scale : scales[f];
+      long long hi = 0, lo = 0;
+      int cluster = labels[rows[first]];
+      for (long long at = first; at <= end; ++at) {
+        const long long row = at < end ? rows[at] : -1;
+        const int label = at < end ? labels[row] : -1;
+        if (label != cluster) {
+          const long long to = cluster;
+          add(weighs ? weight_high + to : high + to * d + f, hi);
+          add(weighs ? weight_low + to : low + to * d + f, lo);
+          hi = lo = 0, cluster = label;
+        }
+        if (row < 0) break;
+        long long h, l;
+        const double w = weight ? weight[row] : 1.0;
+        const double v = weighs ? w : weight ? w * double(x[row * d + f]) : double(x[row * d + f]);
+        split(v * scale, &h, &l);
+        hi += h, lo += l;
+      }
+    }
+  }
+}
