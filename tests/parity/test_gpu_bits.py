@@ -67,7 +67,7 @@ def test_clusters_that_lose_all_rows_on_the_way(gpu):
             break
     assert any(late)
     expected = kmeans(x, 12, init=start, backend="numpy")
-    result = kmeans(x, 12, init=start, backend=gpu)
+    result = kmeans(x, 12, init=start, backend=gpu, watched=True)
     assert bits(result) == bits(expected)
     assert result.history == expected.history
 
@@ -76,4 +76,6 @@ def test_empty_clusters_and_duplicates(gpu):
     rng = np.random.default_rng(1)
     x = np.repeat(rng.normal(size=(40, 3)), 10, axis=0)
     start = np.concatenate([x[:20:2], 1e3 + rng.normal(size=(6, 3))])
-    assert bits(kmeans(x, 16, init=start, backend=gpu)) == bits(kmeans(x, 16, init=start, backend="numpy"))
+    assert bits(kmeans(x, 16, init=start, backend=gpu, watched=True)) == bits(
+        kmeans(x, 16, init=start, backend="numpy")
+    )
