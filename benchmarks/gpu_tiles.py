@@ -18,7 +18,7 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
     if not session.on_gpu or "gpukm torch" not in session.gpukm:
         raise Absent("it needs a CUDA device, torch and Triton")
     from gpukm_kernels.screening import mode
-    from gpukm_kernels.triton.tiles import tiles
+    from gpukm_kernels.triton.tiles import candidates, table
 
     from gpukm.backends.cascade import Cascade
     from gpukm.backends.triton_screen import TritonScreen
@@ -28,7 +28,7 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
     right, frame, found = expected(data.x, data.start), peer.frame(rows), {}
     labels, absent = peer.backend.zeros(len(rows), np.int32), {}
     arithmetic = mode("fp16", device.capability)
-    usual = tiles(device.capability, arithmetic.stored, case.d)
+    usual = table(device.capability, arithmetic.stored, case.d)
 
     def measured(chosen: Any) -> dict[str, Any]:
         cascade = Cascade(device, TritonScreen(device, arithmetic, chosen))
@@ -45,7 +45,7 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
         times = [session.clock.time(work) for _ in range(7)]
         return {**spread(times), "tflops": useful_tflops(case.n, case.k, case.d, statistics.median(times))}
 
-    for chosen in (usual, *(t for t in candidates(case.d) if t != usual)):
+    for chosen in (usual, *(t for t in candidates(arithmetic.stored, case.d, 227 << 10) if t != usual)):
         if session.left < 0 or time.monotonic() - began > 1.5 * case.seconds:
             absent["other tiles"] = "no time was left for them"
             break
@@ -58,19 +58,3 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
             session.wrong.append(f"{case.name}: {label}")
     fastest = dict(sorted(found.items(), key=lambda item: item[1]["median_ms"]))
     return {"data": data.origin, "contenders": fastest, "left_out": absent}, {}
-
-
-def candidates(d: int) -> list[Any]:
-    """Tiles for halves that shared memory and registers of Hopper hold, likely ones first."""
-    from gpukm_kernels.triton.tiles import Tiles
-
-    width, made = max(16, min(1 << (d - 1).bit_length(), 256)), []
-    for rows, centroids in ((128, 128), (128, 256), (256, 128), (64, 256), (64, 128), (128, 64)):
-        for features in sorted({width, min(width, 64), min(width, 128)}, reverse=True):
-            for warps in (8, 4):
-                for stages in (3, 2, 4):
-                    whole = features >= d
-                    shared = 2 * features * (rows * (1 if whole else stages) + centroids * stages)
-                    if shared <= 227 << 10 and rows * centroids <= 128 * 32 * warps:
-                        made.append(Tiles(rows, centroids, features, warps, stages))
-    return made

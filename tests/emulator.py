@@ -219,6 +219,7 @@ class Emulated(Device):
 
     library = "emulator"
     name = "emulated:0"
+    model = "emulated"
 
     def __init__(
         self,

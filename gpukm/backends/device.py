@@ -16,6 +16,8 @@ class Device(ABC):
     ----------
     name : str
         As users name it, ``cuda:0``.
+    model : str
+        What the maker calls it.
     capability : tuple of (int, int)
         Compute capability.
     processors : int
@@ -24,6 +26,7 @@ class Device(ABC):
 
     library: ClassVar[str]
     name: str
+    model: str
     capability: tuple[int, int]
     processors: int
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from gpukm_kernels.screening import mode
 
 from gpukm.backends.base import Backend
 from gpukm.backends.notices import say_once
 from gpukm.errors import BackendUnavailableError, ConfigError
+
+if TYPE_CHECKING:
+    from gpukm.backends.tuning import Tuned
 
 # In order of preference.
 BACKENDS = ("torch", "cupy", "cpu", "numpy")
@@ -50,6 +56,29 @@ def kernel_cache() -> Path | None:
     from gpukm_kernels.cuda import driver
 
     return driver.cache_folder()
+
+
+def tune_screen(device: str, features: Sequence[int]) -> tuple[list[Tuned], str | None]:
+    """Find and keep the fastest tiles of torch's screen for rows of so many features; and the file they are kept in.
+
+    Raises
+    ------
+    BackendUnavailableError
+        There is no such device, or its screen has no tiles to choose.
+    """
+    chosen = select("torch", device).backend
+    from gpukm_kernels.triton.tiles import keep, key
+
+    from gpukm.backends.triton_screen import TritonScreen
+    from gpukm.backends.tuning import tune
+
+    gpu = chosen.device  # type: ignore[attr-defined]
+    fast = mode("fp16", gpu.capability)
+    if fast.stored != "float16":
+        raise BackendUnavailableError(f"{gpu.name} has compute capability {gpu.capability}; nothing is tuned for that")
+    found = list(tune(gpu, lambda t: TritonScreen(gpu, fast, t), features))
+    path = keep({key(gpu.model, fast.stored, t.features): t.tiles for t in found})
+    return found, None if path is None else str(path)
 
 
 def select(

@@ -38,7 +38,7 @@ class TritonScreen(Screen):
 
     def _tiles(self, d: int) -> Tiles:
         """How tiles are cut for rows of d features."""
-        return self._chosen or tiles(self._device.capability, self.mode.stored, d)
+        return self._chosen or tiles(self._device.model, self._device.capability, self.mode.stored, d)
 
     def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
         n, d = x.shape

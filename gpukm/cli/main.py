@@ -10,7 +10,7 @@ from io import TextIOWrapper
 
 import typer
 
-from gpukm.cli import assign, config, doctor, plan, report, snapshots, train, version
+from gpukm.cli import assign, config, doctor, plan, report, snapshots, train, tune, version
 from gpukm.cli._errors import INTERRUPTED, OK, USAGE, Failure, Terminated, explain
 from gpukm.cli._io import Output, is_usage_error
 
@@ -25,6 +25,7 @@ app.command("assign")(assign.assign)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
+app.command("tune")(tune.tune)
 app.command("version")(version.version)
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(config.app, name="config")

@@ -77,7 +77,7 @@ class TorchDevice(Device):
         except (ImportError, RuntimeError) as error:
             raise BackendUnavailableError(str(error)) from error
         self.name = f"cuda:{self._index}"
-        self.capability = found.capability
+        self.model, self.capability = found.name, found.capability
         self.processors = found.processors
 
     def owns(self, array: Any) -> bool:

@@ -105,9 +105,12 @@ def staged(
     with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         coming: Future[tuple[tuple[Any, ...], Event | None]] | None = None
         for number, block in enumerate(blocks):
-            # The slot's last block was asked for and left: what works on it is in the main stream by now.
+            slot = slots[number % _SLOTS]
+            # Here, since libraries allocate for the stream of the calling thread.
+            slot.make_room(block)
+            # What works on the slot's last block, or on memory that it got, is in the main stream by now.
             after = copies.mark()
-            next_ = ahead.submit(slots[number % _SLOTS].fill, copies, block, after, pool)
+            next_ = ahead.submit(slot.fill, copies, block, after, pool)
             if coming is not None:
                 yield _arrived(copies, coming)
             coming = next_
@@ -132,6 +135,12 @@ class _Slot:
         self._device: dict[int, Any] = {}
         self._last: Event | None = None
 
+    def make_room(self, block: tuple[np.ndarray | None, ...]) -> None:
+        """Memory of the device that holds a block."""
+        for i, array in enumerate(block):
+            if array is not None and (i not in self._device or len(self._device[i]) < len(array)):
+                self._device[i] = self._empty(array.shape, array.dtype)
+
     def fill(
         self, copies: Copies, block: tuple[np.ndarray | None, ...], after: Event, pool: ThreadPoolExecutor
     ) -> tuple[tuple[Any, ...], Event | None]:
@@ -144,9 +153,7 @@ class _Slot:
             if array is None:
                 placed.append(None)
                 continue
-            to = self._device.get(i)
-            if to is None or len(to) < len(array):
-                to = self._device[i] = self._empty(array.shape, array.dtype)
+            to = self._device[i]
             placed.append(to[: len(array)])
             if array.nbytes:
                 source = array if _lock(self._index, array) else self._buffered(i, array, pool)

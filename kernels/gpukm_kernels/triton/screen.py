@@ -91,7 +91,7 @@ def screen(
     # No early return, which would keep loads of the loop from running ahead.
     going_on = tl.load(stop) == 0
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    there = (rows < N) & going_on
+    there = rows < tl.where(going_on, N, 0)
     norm, rest_norm = tl.load(norms + rows, there, 0.0), tl.load(residuals + rows, there, 0.0)
     a = _rows(values, rows, there, PITCH, BLOCK_N, BLOCK_D, WHOLE)
     inf = float("inf")

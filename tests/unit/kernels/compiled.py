@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import triton
 from gpukm_kernels.triton import screen
-from gpukm_kernels.triton.tiles import tiles
+from gpukm_kernels.triton.tiles import table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -46,7 +46,7 @@ def compiled(
 for arch in (80, 90):
     for stored, precision in (("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")):
         for d in (64, 512):
-            t = tiles((arch // 10, arch % 10), stored, d)
+            t = table((arch // 10, arch % 10), stored, d)
             values = {**TYPES, **dict.fromkeys(["values", "c_values"], "*fp16" if stored == "float16" else "*fp32")}
             constants = {
                 "BLOCK_N": t.rows,

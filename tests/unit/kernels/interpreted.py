@@ -16,6 +16,7 @@ from gpukm_kernels.triton.tiles import Tiles
 from gpukm.backends.base import Frame
 from gpukm.backends.gpu import GpuBackend, Tracked
 from gpukm.backends.triton_screen import TritonScreen
+from gpukm.backends.tuning import tune
 from tests.conformance.backend import BackendConformance
 from tests.emulator import Emulated
 
@@ -70,3 +71,15 @@ def test_most_rows_are_settled_by_the_screen() -> None:
 
 def test_a_device_that_is_not_known_screens_in_float32() -> None:
     assert mode("fp16", (7, 5)) == mode("ieee", HOPPER)
+
+
+def test_tuning_takes_the_fastest_and_checks_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, fast = Emulated(HOPPER), mode("fp16", HOPPER)
+    slow, quick = Tiles(16, 16, 16, 4, 1), Tiles(64, 64, 32, 4, 1)
+    [found] = tune(device, lambda t: Interpreted(device, fast, t), [20], 96, 70, [slow, quick])
+    assert found.features == 20 and found.tiles != slow
+    assert 0 < found.milliseconds <= found.table_milliseconds
+    answers = iter(([0, 1], [0, 2]))
+    monkeypatch.setattr("gpukm.backends.tuning._timed", lambda *_: (np.array(next(answers)), 1.0))
+    with pytest.raises(RuntimeError, match="labels rows otherwise"):
+        list(tune(device, lambda t: Interpreted(device, fast, t), [20], 96, 70, [slow]))
