@@ -16,7 +16,7 @@ from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
 from gpukm.core.lloyd import LloydState, Problem, iterate
 from gpukm.core.pooled import pooled
-from gpukm.core.result import FitResult, IterationRecord, StopReason
+from gpukm.core.result import FitResult, IterationRecord, StopReason, on_host
 from gpukm.core.seeding import auto_init, kmeans_plus_plus, random_rows
 from gpukm.core.shard import Final, Scan, Shard
 from gpukm.core.stats import Grid
@@ -407,7 +407,7 @@ def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) ->
         raise ConfigError("metric 'cosine' takes rows from the host, which are normalised there; move them to the CPU")
     device = selection.backend.device
     try:
-        return DeviceSource(device.adopt(x), device, sample_weight)
+        return DeviceSource(device.adopt(x), device, None if sample_weight is None else on_host(sample_weight))
     except (TypeError, ValueError) as error:
         raise DataError(f"the array on {device.name} cannot be used: {error}") from error
 
@@ -509,7 +509,7 @@ def resolve_init(init: Init, n_init: int | str, n_samples: int, n_features: int,
         if init == "auto":
             init = auto_init(n_samples, k)
     elif not callable(init):
-        init = _check_start(np.asarray(init), k, n_features)
+        init = _check_start(np.asarray(on_host(init)), k, n_features)
     return init, count_starts(init, n_init)
 
 
@@ -640,7 +640,7 @@ def doubts(constant: np.ndarray, names: tuple[str, ...] | None, counts: np.ndarr
 
 def _check_centroids(centroids: np.ndarray, rows: Source) -> np.ndarray:
     """Centroids in the dtype of the rows, or a clear error."""
-    centroids = np.asarray(centroids)
+    centroids = np.asarray(on_host(centroids))
     if centroids.ndim != 2 or centroids.shape[1] != rows.n_features or not len(centroids):
         raise DataError(f"the centroids have shape {centroids.shape}, the data has {rows.n_features} features")
     if not np.isfinite(centroids).all():

@@ -110,14 +110,14 @@ class FitResult:
         h = hashlib.sha256()
         h.update(np.ascontiguousarray(self.centroids, dtype=self.centroids.dtype.newbyteorder("<")).tobytes())
         if self.labels is not None:
-            h.update(np.ascontiguousarray(_on_host(self.labels), dtype="<i4").tobytes())
+            h.update(np.ascontiguousarray(on_host(self.labels), dtype="<i4").tobytes())
         h.update(np.array([self.inertia], dtype="<f8").tobytes())
         return h.hexdigest()
 
 
-def _on_host(array: Any) -> Any:
-    """A GPU library's array copied to the host, NumPy's as it is."""
-    for fetch in ("cpu", "get"):
-        if not isinstance(array, np.ndarray) and hasattr(array, fetch):
-            return getattr(array, fetch)()
-    return array
+def on_host(array: Any) -> Any:
+    """An array of a GPU library copied to the host; anything else as it is."""
+    library = type(array).__module__.partition(".")[0]
+    if library == "torch":
+        return array.detach().cpu()
+    return array.get() if library == "cupy" else array

@@ -15,6 +15,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from gpukm.backends import select
+from gpukm.backends.select import gpu_array, select_for
 from gpukm.core.result import FitResult
 from gpukm.functional import as_source, assign
 from gpukm.sources.array import ArraySource
@@ -123,7 +124,7 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     def _rows(self, X: Any) -> Source:
         """X as rows to label."""
         if is_located(X):
-            return as_source(X, None, self.metric, select(self.backend, self.device))
+            return as_source(X, None, self.metric, select_for(X, self.backend, self.device))
         rows = _source(self._validate(X, reset=False), None)
         if self.metric == "cosine":
             return NormalizedSource(rows, select(self.backend, self.device).backend)
@@ -154,8 +155,8 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
 
 def is_located(X: Any) -> bool:
-    """Whether X names data rather than being it."""
-    return isinstance(X, str | os.PathLike | Source)
+    """Whether X names data rather than being it, or lies on a GPU, where no check of scikit-learn reaches it."""
+    return isinstance(X, str | os.PathLike | Source) or gpu_array(X) is not None
 
 
 def _source(X: Any, sample_weight: np.ndarray | None) -> Source:
