@@ -13,7 +13,7 @@ from gpukm.backends import Selection, select
 from gpukm.backends.batch import Fits, Problems
 from gpukm.core import rng
 from gpukm.core.batch import BatchedResult
-from gpukm.core.result import FitResult
+from gpukm.core.result import FitResult, on_host
 from gpukm.core.seeding import auto_init, trials
 from gpukm.errors import ConfigError, DataError
 from gpukm.functional import INITS, Init, as_source, check_rules, count_starts, doubts, kmeans
@@ -229,7 +229,7 @@ class _Rows:
             return cls._of_parts(x, weight)
         if np.ma.is_masked(x):
             raise DataError("the data is a masked array; fill it first")
-        x = np.asarray(x)
+        x = np.asarray(on_host(x))
         if x.ndim == 3:
             if offsets is not None or groups is not None:
                 raise ConfigError("an array of three axes tells its problems; leave out offsets and groups")
@@ -251,7 +251,7 @@ class _Rows:
         """Rows in the working dtype, weights of the shape of the labels."""
         matrix = ArraySource(x).x
         if weight is not None:
-            weight = np.asarray(weight)
+            weight = np.asarray(on_host(weight))
             if weight.shape != shape:
                 raise DataError(f"sample_weight has shape {weight.shape}, expected {shape}")
             weight = _check_weights(weight.reshape(-1), offsets)
@@ -339,7 +339,7 @@ def _check_init(init: Init, b: int, k: int, d: int, dtype: np.dtype) -> Init:
         return init
     if callable(init):
         return init
-    start = np.asarray(init)
+    start = np.asarray(on_host(init))
     if start.shape not in ((b, k, d), (k, d)):
         raise ConfigError(f"init has shape {start.shape}, expected {(b, k, d)}, or {(k, d)} for all problems")
     if not np.isfinite(start).all():

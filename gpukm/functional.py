@@ -443,6 +443,8 @@ def look_at(
         follow_bytes = max(0, limit - centroid_bytes - batch_bytes(batch_size, row_bytes))
     executor = LocalExecutor()
     n_rows, resident = rows.n_rows, _holds(rows, selection, n_clusters)
+    if rows.placed() is not None and n_shards > 1:
+        raise ConfigError(f"n_shards is {n_shards}, expected 1 for data on a GPU, which is not cut up there")
     cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
     shards = [
         Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards, resident)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukm.backends import select
+from gpukm.backends.select import select_for
 from gpukm.core import rng
 from gpukm.core.breathing import breathe
 from gpukm.core.lloyd import Problem
@@ -152,7 +152,7 @@ def minibatch_iter(
         raise ConfigError(
             f"init is {init!r}, expected one of {', '.join((*INITS, 'breathing'))}, an array or a callable"
         )
-    selection = select(backend, device, threads)
+    selection = select_for(source, backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
     resident = rows.array() is not None
     problem = look_at(
@@ -284,7 +284,7 @@ def stream_step(
         raise ConfigError(f"half_life is {half_life!r}, expected a number above 0, or None")
     if max_move is not None and not max_move >= 0:
         raise ConfigError(f"max_move is {max_move!r}, expected a number >= 0, or None")
-    selection = select(backend, device, threads)
+    selection = select_for(source, backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection)
     least = n_clusters if state is None else 1
     problem = look_at(rows, selection, least, 1, 0.0, metric, read_rows, None, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,6 +84,10 @@ class Device(ABC):
         shared : int
             Bytes of dynamic shared memory.
         """
+
+    def here(self) -> AbstractContextManager[Any]:
+        """Make this the library's current device."""
+        return nullcontext()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Something that does the same again, faster where the library can replay launches.

@@ -13,6 +13,7 @@ from gpukm.backends.cascade import Cascade, Rounded
 from gpukm.backends.device import Device
 from gpukm.backends.gpu_follow import Follow, Gate, bytes_of, groups_of
 from gpukm.backends.gpu_sums import Adder, Sums
+from gpukm.backends.notices import say_once
 from gpukm.core.stats import Grid
 
 _THREADS = 256
@@ -109,11 +110,18 @@ class Loop:
             if self._switch(float(lines[-1, 2]) / len(self._x), effort):
                 again, unseen = None, 1
             elif again is None:
-                # Once made, so that every kernel is compiled.
-                again = device.record(lambda: self._iterate(tolerance, history))
+                again = self._recorded(lambda: self._iterate(tolerance, history))
             elif taken < _UNSEEN_SECONDS:
                 unseen = min(2 * unseen, _MOST_UNSEEN)
             unseen = min(unseen, most - done)
+
+    def _recorded(self, iterate: Callable[[], None]) -> Callable[[], None]:
+        """An iteration that was made once, so that every kernel is compiled, as the device repeats it fastest."""
+        try:
+            return self._device.record(iterate)
+        except RuntimeError as error:
+            say_once("graph", f"iterations are not recorded as a CUDA graph, and take longer to launch ({error})")
+            return iterate
 
     def _effort(self, iterations: int) -> Effort | None:
         """What bounds saved in the iterations since the last look."""

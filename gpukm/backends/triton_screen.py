@@ -42,6 +42,13 @@ class TritonScreen(Screen):
 
     def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
         n, d = x.shape
+        with self._device.here():
+            self._screen(n, d, rows, packed, labels, lists, stop, two)
+
+    def _screen(
+        self, n: int, d: int, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool
+    ) -> None:
+        """Launch where the arrays are."""
         kernels.screen[(triton.cdiv(n, self._tiles(d).rows),)](
             *self._vectors(rows, packed), *self._tensors(labels, lists.threshold, lists.rows, lists.n_rows),
             self._tensor(self._go_on if stop is None else stop), *packed.errors, int(two), n, len(packed.centroids),
@@ -51,13 +58,14 @@ class TritonScreen(Screen):
     def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
         n, d = x.shape
         programs = min(triton.cdiv(n, self._tiles(d).rows), 4 * self._device.processors)
-        kernels.pairs[(programs,)](
-            *self._vectors(rows, packed),
-            *self._tensors(
-                lists.threshold, lists.rows, lists.n_rows, lists.places, lists.centroids, lists.n_pairs, lists.crowded
-            ),
-            *packed.errors, lists.room, len(packed.centroids), rows.values.shape[1], **self._constants(d, rows),
-        )  # fmt: skip
+        found = self._tensors(
+            lists.threshold, lists.rows, lists.n_rows, lists.places, lists.centroids, lists.n_pairs, lists.crowded
+        )
+        with self._device.here():
+            kernels.pairs[(programs,)](
+                *self._vectors(rows, packed), *found, *packed.errors, lists.room, len(packed.centroids),
+                rows.values.shape[1], **self._constants(d, rows),
+            )  # fmt: skip
 
     def _vectors(self, rows: Rounded, packed: Packed) -> list[Any]:
         """What both kernels know of rows and centroids."""

@@ -213,6 +213,7 @@ class Shard:
         self._found: Any = None  # what `finish` leaves
         self._sums: Any = None
         self._tracker: Any = None
+        self._alone = False  # whether there was no memory for iterations that the backend makes by itself
         self._followed: list[_Followed | None] = []  # a block; those beyond are not known yet
         self._follow_room = follow_bytes
         self._grid: Grid | None = None
@@ -448,7 +449,7 @@ class Shard:
         self, centroids: np.ndarray, frame: Frame, reference: np.ndarray, tolerance: float, most: int
     ) -> Iterator[Made]:
         """Iterations that the backend makes by itself after a step, if it does, as of :meth:`Backend.run`."""
-        if not self.resident or self._labels is None:
+        if not self.resident or self._labels is None or self._alone:
             return
         assert self._grid is not None
         block = self._block()
@@ -473,6 +474,7 @@ class Shard:
         except MemoryError:
             # Steps one by one take less, or fewer rows at a time; what was kept may be half of one iteration's.
             self.begin(self._grid)
+            self._alone = True
 
     def row_weights(self) -> Iterator[tuple[slice, np.ndarray | None]]:
         """Ranges of kept rows in order with their weights (n,) or None; rows that are streamed are not read again."""

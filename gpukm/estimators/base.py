@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from gpukm.backends import select
 from gpukm.backends.select import gpu_array, select_for
-from gpukm.core.result import FitResult
+from gpukm.core.result import FitResult, on_host
 from gpukm.functional import as_source, assign
 from gpukm.sources.array import ArraySource
 from gpukm.sources.base import Source
@@ -85,7 +85,7 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return check_array(self.init, dtype=[np.float64, np.float32], order="C", copy=True), 1
+        return check_array(on_host(self.init), dtype=[np.float64, np.float32], order="C", copy=True), 1
 
     def _take_over(self, result: FitResult) -> None:
         """Set the attributes that every fit sets, and say where clusters stayed empty."""

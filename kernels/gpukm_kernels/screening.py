@@ -76,11 +76,13 @@ def errors(mode: Mode, d: int, exponent: int, index_bits: int = 0) -> tuple[floa
         Lowest bits of a score that are replaced by a place.
     """
     exact = (d / 8 + 8) * 2.0**-53
+    # Sums begin with half a centroid's square, of which every addition may lose its part.
+    added = (d + 16) * mode.unit
     # A score is below |c|^2 / 2 + |x| |c|.
     place = 2.0 ** (index_bits - 23) if index_bits else 0.0
     return (
-        (d + 16) * mode.unit + mode.product + place,
-        8 * 2.0**-24 + 2 * exact + place / 2,
+        added + mode.product + place,
+        added / 2 + 8 * 2.0**-24 + 2 * exact + place / 2,
         2 * exact,
         # Kept within float32: nothing is ruled out by then.
         min((d + 8) * (8 * 2.0**-126 + math.ldexp(2.0**-1022, min(2 * exponent, 1900))), 2.0**120),

@@ -181,6 +181,18 @@ class BackendConformance:
         x, c = hard_data(name, dtype, np.random.default_rng(3))
         self.check_labels(backend, x, c)
 
+    def test_centroids_far_longer_than_the_rows(self, backend):
+        """A sum that begins with half a centroid's square loses some of that with every product, always to one side."""
+        d, u = 256, 2.0**-16
+        x = np.full((3, d), -(0.125 + 0.49 * u), np.float32)
+        offset = np.full(d, 0.02)
+        offset[0] = -8.98
+        c = np.ones((2, d), np.float32)
+        c[1] = 1 + offset / 8192
+        labels = np.empty(3, np.int32)
+        backend.assign(x, backend.prepare(c, Frame(np.zeros(d), 2.0**14)), labels)
+        np.testing.assert_array_equal(labels, fast_distances(x, c).argmin(axis=1))
+
     def test_ties_go_to_the_lowest_index(self, backend):
         x = np.zeros((40, 20), np.float32)
         c = np.ones((30, 20), np.float32)

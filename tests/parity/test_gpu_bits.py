@@ -56,6 +56,17 @@ def test_rows_that_moved_are_counted_as_elsewhere(as_cupy):  # noqa: F811
     assert as_cupy.device.launched["loop.commit"] > 4
 
 
+def test_iterations_that_cannot_be_recorded_are_launched(as_cupy, monkeypatch, capsys):  # noqa: F811
+    def fails(self, work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(type(as_cupy.device), "record", fails)
+    x, _ = data(np.float32, False)
+    expected = found(ArraySource, x, None, "numpy", init="random", n_init=1)
+    assert found(ArraySource, x, None, "cupy", init="random", n_init=1) == expected
+    assert "not recorded as a CUDA graph" in capsys.readouterr().err
+
+
 def test_clusters_that_lose_all_rows_on_the_way(gpu):
     """The device leaves an iteration with an empty cluster to the host, and goes on after it."""
     rng = np.random.default_rng(0)

@@ -78,14 +78,14 @@ class CupyDevice(Device):
     def place(self, array: np.ndarray, out: Any = None) -> Any:
         if out is None:
             out = self.empty(array.shape, array.dtype)
-        with self._here():
+        with self.here():
             out.set(array)
             # Pinned memory is still being read when set() returns.
             self._cupy.cuda.get_current_stream().synchronize()
         return out
 
     def fetch(self, array: Any, out: np.ndarray | None = None) -> np.ndarray:
-        with self._here():
+        with self.here():
             if out is None or out.flags.c_contiguous:
                 return array.get(out=out)
             out[...] = array.get()
@@ -97,7 +97,7 @@ class CupyDevice(Device):
         )
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        with self._here():
+        with self.here():
             # The default stream cannot be recorded; what it was given before is to be done first.
             stream = self._cupy.cuda.Stream(non_blocking=True)
             self._cupy.cuda.get_current_stream().synchronize()
@@ -110,7 +110,7 @@ class CupyDevice(Device):
 
         def replay() -> None:
             """In the stream that is current then."""
-            with self._here():
+            with self.here():
                 graph.launch(self._cupy.cuda.get_current_stream())
 
         return replay
@@ -121,7 +121,7 @@ class CupyDevice(Device):
 
     def free_bytes(self) -> int:
         """Memory that can still be taken; what an allocator other than CuPy's own holds back is not known here."""
-        with self._here():
+        with self.here():
             free, _ = self._cupy.cuda.runtime.memGetInfo()
             pool = getattr(self._cupy.cuda.get_allocator(), "__self__", None)
             if not isinstance(pool, self._cupy.cuda.MemoryPool):
@@ -148,7 +148,7 @@ class CupyDevice(Device):
         cupy, where = self._cupy, driver.location(array)
         if where != self.name:
             raise TypeError(f"the array is on {where}, expected {self.name}")
-        with self._here():
+        with self.here():
             if isinstance(array, cupy.ndarray):
                 found = array
             elif hasattr(array, "__dlpack__"):
@@ -164,10 +164,10 @@ class CupyDevice(Device):
 
     def _stream(self) -> int:
         """The caller's current stream."""
-        with self._here():
+        with self.here():
             return int(self._cupy.cuda.get_current_stream().ptr)
 
-    def _here(self) -> Any:
+    def here(self) -> Any:
         """Make this the current device."""
         return self._cupy.cuda.Device(self._index)
 
@@ -175,7 +175,7 @@ class CupyDevice(Device):
         """Memory of CuPy's allocator; that there is too little of it is said in bytes."""
         dtype = np.dtype(dtype)
         try:
-            with self._here():
+            with self.here():
                 return make(shape, dtype=dtype)
         except MemoryError as error:  # CuPy's own OutOfMemoryError is one, and so is RMM's
             asked = float(np.prod(shape, dtype=float)) * dtype.itemsize

@@ -100,7 +100,7 @@ class TorchDevice(Device):
         if out is None:
             out = self.empty(array.shape, array.dtype)
         self._same(out, array)
-        with self._here():
+        with self.here():
             self._signed(out).copy_(self._host(np.ascontiguousarray(array)).reshape(out.shape))
         return out
 
@@ -110,7 +110,7 @@ class TorchDevice(Device):
         self._same(array, out)
         if not out.flags.writeable:
             raise ValueError("the array to copy into is read-only, expected one that can be written to")
-        with self._here():
+        with self.here():
             self._host(out).copy_(self._signed(array.detach()))
         return out
 
@@ -122,13 +122,21 @@ class TorchDevice(Device):
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         cuda = self._torch.cuda
-        graph = cuda.CUDAGraph()
-        with self._here(), cuda.graph(graph):
-            work()
+        with self.here():
+            graph, stream, current = cuda.CUDAGraph(), cuda.Stream(), cuda.current_stream()
+            stream.wait_stream(current)
+            with cuda.stream(stream):
+                # Other threads may go on allocating meanwhile.
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
+            current.wait_stream(stream)
 
         def replay() -> None:
             """In the stream that is current then."""
-            with self._here():
+            with self.here():
                 graph.replay()
 
         return replay
@@ -163,7 +171,7 @@ class TorchDevice(Device):
         torch, where = self._torch, driver.location(array)
         if where != self.name:
             raise TypeError(f"the array is on {where}, expected {self.name}")
-        with self._here():
+        with self.here():
             if isinstance(array, torch.Tensor):
                 found = array.detach()
             elif hasattr(array, "__dlpack__"):
@@ -178,7 +186,7 @@ class TorchDevice(Device):
             raise ValueError("the array is not C-contiguous; give a contiguous copy, x.contiguous()")
         return found
 
-    def _here(self) -> Any:
+    def here(self) -> Any:
         """Make this the current device."""
         return self._torch.cuda.device(self._index)
 
@@ -195,7 +203,7 @@ class TorchDevice(Device):
         kind = self._type(dtype)
         signed = self._type(np.dtype(_SIGNED.get(dtype.name, dtype)))
         try:
-            with self._here():
+            with self.here():
                 return make(shape, dtype=signed, device=self.name).view(kind)
         except self._torch.cuda.OutOfMemoryError as error:
             asked = float(np.prod(shape, dtype=float)) * dtype.itemsize

@@ -7,6 +7,7 @@ threads, since one does not keep up with the link.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -28,7 +29,8 @@ _SLOTS = 3
 
 _PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE, and CU_MEMHOSTALLOC_PORTABLE
 _locked: dict[tuple[int, int], bool] = {}
-_locked_lock = threading.Lock()
+# What ends the life of an array may run within, where memory is collected.
+_locked_lock = threading.RLock()
 
 
 class Copies:
@@ -102,7 +104,14 @@ def staged(
         Arrays of the device, to be used in the main stream until the next block is asked for.
     """
     slots = [_Slot(index, empty, address) for _ in range(_SLOTS)]
-    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with (
+        contextlib.ExitStack() as left,
+        ThreadPoolExecutor(1) as ahead,
+        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
+    ):
+        # However this is left: memory that a copy still writes to must not be given back.
+        for slot in slots:
+            left.callback(slot.finish)
         coming: Future[tuple[tuple[Any, ...], Event | None]] | None = None
         for number, block in enumerate(blocks):
             slot = slots[number % _SLOTS]
@@ -135,6 +144,11 @@ class _Slot:
         self._device: dict[int, Any] = {}
         self._last: Event | None = None
 
+    def finish(self) -> None:
+        """Wait for the last copy."""
+        if self._last is not None:
+            self._last.wait()
+
     def make_room(self, block: tuple[np.ndarray | None, ...]) -> None:
         """Memory of the device that holds a block."""
         for i, array in enumerate(block):
@@ -145,8 +159,7 @@ class _Slot:
         self, copies: Copies, block: tuple[np.ndarray | None, ...], after: Event, pool: ThreadPoolExecutor
     ) -> tuple[tuple[Any, ...], Event | None]:
         """Begin to copy a block, and tell where the last copy ends."""
-        if self._last is not None:
-            self._last.wait()  # the buffers may still be read
+        self.finish()  # the buffers may still be read
         placed: list[Any] = []
         event = None
         for i, array in enumerate(block):
