@@ -165,11 +165,11 @@ def cupy(fake: launcher.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> CupyDevi
 
 @pytest.fixture
 def torch(fake: launcher.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> TorchDevice:
-    """All of TorchDevice on torch's CPU tensors, but what stands below ``_here`` and the stream."""
+    """All of TorchDevice on torch's CPU tensors, but what stands below ``here`` and the stream."""
     library = pytest.importorskip("torch", reason="not run: torch is not installed (scripts/test --interpret)")
     device = TorchDevice(0)
     device.name = "cpu"
-    monkeypatch.setattr(device, "_here", nullcontext)
+    monkeypatch.setattr(device, "here", nullcontext)
     stream = SimpleNamespace(cuda_stream=0x7F0000005678)
     monkeypatch.setattr(library.cuda, "current_stream", lambda index: stream)
     return device
