@@ -39,8 +39,8 @@ from gpu_cases import (
     TFLOPS,
     TO_BOTH,
     TO_FLASHLIB,
+    Bench,
     Case,
-    Session,
     Target,
 )
 from gpu_contenders import Absent, needed
@@ -129,30 +129,30 @@ def listing() -> str:
     )
 
 
-def measure_all(session: Session, cases: Sequence[Case], report: Report) -> None:
+def measure_all(bench: Bench, cases: Sequence[Case], report: Report) -> None:
     """Run cases one by one; none keeps the next from running."""
     for case in cases:
-        if session.left < case.seconds:
-            reason = f"skipped: it takes about {case.seconds:.0f} s, and {max(0.0, session.left):.0f} s are left"
+        if bench.left < case.seconds:
+            reason = f"skipped: it takes about {case.seconds:.0f} s, and {max(0.0, bench.left):.0f} s are left"
             report.add(case, {"contenders": {}, "left_out": {case.name: reason}}, {})
             continue
         began = time.monotonic()
         try:
-            found, values = case.run(session, case)
+            found, values = case.run(bench, case)
         except Absent as error:
             found, values = {"contenders": {}, "left_out": {case.name: str(error)}}, {}
         except Exception as error:  # what one case dies of says nothing about the next
             reason = f"{type(error).__name__}: {error}"
-            session.wrong.append(f"{case.name}: {reason}")
+            bench.wrong.append(f"{case.name}: {reason}")
             found, values = {"contenders": {}, "left_out": {case.name: f"failed: {reason}"}}, {}
         report.add(case, {**found, "seconds": time.monotonic() - began}, values)
-        if problem := session.broken():
-            session.wrong.append(f"{case.name}: the device failed, and the run ends: {problem}")
+        if problem := bench.broken():
+            bench.wrong.append(f"{case.name}: the device failed, and the run ends: {problem}")
             return
-        session.clear()
+        bench.clear()
 
 
-def open_session(arguments: argparse.Namespace) -> Session:
+def open_bench(arguments: argparse.Namespace) -> Bench:
     """Contenders and clock, by what there is."""
     from gpukm.backends.select import probe, select
 
@@ -181,7 +181,7 @@ def open_session(arguments: argparse.Namespace) -> Session:
     if unknown := [name for name in wanted if name not in PEERS]:
         raise SystemExit(f"no contender is named {', '.join(unknown)}; known are {', '.join(PEERS)}")
     absent |= {name: reason for name, reason in missing.items() if name in wanted}
-    return Session(
+    return Bench(
         clock=DeviceClock(torch) if on_gpu else Clock(),
         gpukm=gpukm,
         peers={name: peer for name, peer in peers.items() if name in wanted},
@@ -218,21 +218,21 @@ def main(command: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.peers is not None:
             unpack(arguments.peers, Path(folder))
-        session = open_session(arguments)
-        head = about(session, arguments.name)
+        bench = open_bench(arguments)
+        head = about(bench, arguments.name)
         path = None
-        if session.on_gpu or arguments.out is not None:
+        if bench.on_gpu or arguments.out is not None:
             from record import place
 
             path = place(arguments.name, head["machine"]["gpu"] or "cpu", arguments.out).with_suffix(".json")
         print(json.dumps({"machine": head["machine"], "versions": head["versions"]}, indent=1))
-        for name, reason in session.absent.items():
+        for name, reason in bench.absent.items():
             print(f"{name} is left out: {reason}")
         report = Report(path, head)
         report.write()
-        measure_all(session, [small(case) for case in cases] if arguments.quick else cases, report)
-    if session.wrong:
-        raise SystemExit("gpukm was wrong or failed:\n  " + "\n  ".join(session.wrong))
+        measure_all(bench, [small(case) for case in cases] if arguments.quick else cases, report)
+    if bench.wrong:
+        raise SystemExit("gpukm was wrong or failed:\n  " + "\n  ".join(bench.wrong))
 
 
 if __name__ == "__main__":

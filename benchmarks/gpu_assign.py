@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpu_cases import EXACT, FLASHLIB, MAIN, TFLOPS, Case, Session, attempt, failed, least, wrong
+from gpu_cases import EXACT, FLASHLIB, MAIN, TFLOPS, Bench, Case, attempt, failed, least, wrong
 from gpu_check import expected
 from gpu_contenders import Data, Peer, host
 from gpu_ours import Gpukm, Widened
 from gpu_times import spread, take_turns, useful_tflops
 
 
-def run_assign(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_assign(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """Labels of rows by given centroids."""
-    every = session.rotation(case)
+    every = bench.rotation(case)
     data = every[0]
     right = expected(data.x, data.start)
-    contenders, absent = assigners(session, case)
+    contenders, absent = assigners(bench, case)
     found: dict[str, dict[str, Any]] = {}
     work: dict[str, list[Callable[[], Any]]] = {}
     for name, peer in contenders.items():
         # Memory is that of a call with what was prepared for it.
-        made = attempt(absent, name, session.peak, first_call, peer, data)
+        made = attempt(absent, name, bench.peak, first_call, peer, data)
         ready = made and attempt(absent, name, prepared, peer, every[1:])
         if ready is None:
-            failed(session, case, name, absent)
+            failed(bench, case, name, absent)
             continue
         (call, labels), peak = made
         exact = float((host(labels).reshape(-1) == right).mean())
         found[name] = {"exact": exact, "peak_bytes": peak}
         if isinstance(peer, Gpukm):
             if exact < 1:
-                wrong(session, case, name, f"{1 - exact:.2%} of the labels are wrong", absent)
+                wrong(bench, case, name, f"{1 - exact:.2%} of the labels are wrong", absent)
                 del found[name]
                 continue
             found[name]["rechecked"] = peer.rechecked(data)
         work[name] = [call, *ready]
-    for name, times in take_turns(session, work).items():
+    for name, times in take_turns(bench, work).items():
         found[name] |= spread(times)
         found[name]["tflops"] = useful_tflops(case.n, case.k, case.d, found[name]["median_ms"])
         found[name]["rows_gb_s"] = data.x.nbytes / found[name]["median_ms"] / 1e6
@@ -47,9 +47,9 @@ def run_assign(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, 
     return {"data": data.origin, "copies": len(every), "contenders": found, "left_out": absent}, values
 
 
-def run_half(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_half(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """The same of bfloat16; ``fast`` and exact labels are compared with flashlib's best path."""
-    found, _ = run_assign(session, case)
+    found, _ = run_assign(bench, case)
     values, each = {}, found["contenders"]
     found["left_out"]["gpukm, fast"] = fast_missing()
     ours, theirs = least(each, MAIN), least(each, FLASHLIB)
@@ -69,11 +69,11 @@ def prepared(peer: Peer, every: Sequence[Data]) -> list[Callable[[], Any]]:
     return [peer.assigning(one) for one in every]
 
 
-def assigners(session: Session, case: Case) -> tuple[dict[str, Peer], dict[str, str]]:
+def assigners(bench: Bench, case: Case) -> tuple[dict[str, Peer], dict[str, str]]:
     """Who labels rows of this type, and who does not."""
-    absent = dict(session.absent)
+    absent = dict(bench.absent)
     contenders: dict[str, Peer] = {}
-    for name, peer in session.gpukm.items():
+    for name, peer in bench.gpukm.items():
         if case.kind in peer.kinds:
             contenders[name] = peer
             if peer.cascade is not None:
@@ -81,9 +81,9 @@ def assigners(session: Session, case: Case) -> tuple[dict[str, Peer], dict[str, 
                 contenders[f"{name}, centroids from the host"] = Gpukm(peer.backend, peer.library, "call")
         else:
             absent[name] = f"not built: it takes no rows of {case.kind}"
-            if session.on_gpu:
+            if bench.on_gpu:
                 contenders[f"{name}, rows widened"] = Widened(peer.backend, peer.library)
-    for name, peer in session.peers.items():
+    for name, peer in bench.peers.items():
         if case.kind in peer.kinds:
             contenders[name] = peer
         else:

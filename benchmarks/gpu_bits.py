@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from gpu_cases import HASHES, Case, Session
+from gpu_cases import HASHES, Bench, Case
 
 
-def run_bits(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_bits(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """One hash of centroids, labels and inertia, on the shapes of tests/parity/test_bits.py."""
     from gpukm_kernels import native_status
 
@@ -23,13 +23,13 @@ def run_bits(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, fl
         settings = {"init": x[:clusters].copy() if init == "array" else init, "metric": metric, "seed": 3}
         settings |= {"n_init": 2, "max_iter": 8, "watched": True}
         digests = {}
-        for backend in (reference, *(peer.library for peer in session.gpukm.values())):
+        for backend in (reference, *(peer.library for peer in bench.gpukm.values())):
             digests[backend] = kmeans(ArraySource(x, weight), clusters, backend=backend, **settings).digest()
         title = f"{n} x {d} {dtype}, K={clusters}, {init}, {metric}{', weighted' if weighted else ''}"
         equal += len(set(digests.values())) == 1
         rows.append({"case": title, "digests": digests})
         if len(set(digests.values())) != 1:
-            session.wrong.append(f"{case.name}: {title}: {digests}")
+            bench.wrong.append(f"{case.name}: {title}: {digests}")
     return {"fits": rows, "reference": reference, "equal": equal, "left_out": {}}, {HASHES: equal / len(rows)}
 
 

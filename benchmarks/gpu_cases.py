@@ -57,7 +57,7 @@ class Case:
     Attributes
     ----------
     name : str
-    run : function of a Session and a Case that gives what was found and the values of the targets' words
+    run : function of a Bench and a Case that gives what was found and the values of the targets' words
     n, d, k : int
     targets : tuple of Target
     seconds : float
@@ -71,7 +71,7 @@ class Case:
     """
 
     name: str
-    run: Callable[[Session, Case], tuple[dict[str, Any], dict[str, float]]]
+    run: Callable[[Bench, Case], tuple[dict[str, Any], dict[str, float]]]
     n: int
     d: int
     k: int
@@ -88,7 +88,7 @@ class Case:
 
 
 @dataclass
-class Session:
+class Bench:
     """Where a run stands: contenders, clock, and what is left of the time."""
 
     clock: Clock
@@ -197,13 +197,13 @@ def least(found: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str |
     return min(there, key=lambda name: found[name]["median_ms"]) if there else None
 
 
-def wrong(session: Session, case: Case, name: str, problem: str, absent: dict[str, str]) -> None:
+def wrong(bench: Bench, case: Case, name: str, problem: str, absent: dict[str, str]) -> None:
     """Where gpukm is wrong, nothing of it is timed, and the run ends badly."""
     absent[name] = f"wrong: {problem}"
-    session.wrong.append(f"{case.name}: {name}: {problem}")
+    bench.wrong.append(f"{case.name}: {name}: {problem}")
 
 
-def failed(session: Session, case: Case, name: str, absent: dict[str, str]) -> None:
+def failed(bench: Bench, case: Case, name: str, absent: dict[str, str]) -> None:
     """A peer may be unfit for a case; gpukm may not."""
     if name.startswith("gpukm"):
-        session.wrong.append(f"{case.name}: {name}: {absent.get(name, 'failed')}")
+        bench.wrong.append(f"{case.name}: {name}: {absent.get(name, 'failed')}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from gpu_cases import MAIN, MICROSECONDS, Case, Session, attempt, failed, least, wrong
+from gpu_cases import MAIN, MICROSECONDS, Bench, Case, attempt, failed, least, wrong
 from gpu_check import judged
 from gpu_contenders import Absent, Data
 from gpu_fits import MOST_ITERATIONS, fitters
@@ -14,11 +14,11 @@ from gpu_ours import Gpukm
 from gpu_times import spread, take_turns, useful_tflops
 
 
-def run_iteration(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_iteration(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """One iteration: fits of 2m iterations less fits of m, over m; and iterations inside the device's own loop."""
-    every = session.rotation(case)
-    contenders, absent = fitters(session)
-    first = next(iter(session.gpukm.values()))
+    every = bench.rotation(case)
+    contenders, absent = fitters(bench)
+    first = next(iter(bench.gpukm.values()))
     whole = first.fitting(every[0], MOST_ITERATIONS, True)()
     if problem := judged(every[0], whole, True)[0]:
         raise Absent(f"gpukm is wrong: {problem}")
@@ -31,24 +31,24 @@ def run_iteration(session: Session, case: Case) -> tuple[dict[str, Any], dict[st
         both = attempt(absent, name, lambda peer=peer: [[peer.fitting(x, i, False) for x in every] for i in (m, 2 * m)])
         fits = both and attempt(absent, name, lambda both=both: [calls[0]() for calls in both])
         if not fits:
-            failed(session, case, name, absent)
+            failed(bench, case, name, absent)
             continue
         problem, inertia = judged(every[0], fits[1], isinstance(peer, Gpukm))
         if problem:
-            wrong(session, case, name, problem, absent)
+            wrong(bench, case, name, problem, absent)
             continue
         found[name] = {"inertia": inertia, "iterations": fits[1].iterations}
         work |= {f"{name}: {i}": calls for i, calls in zip((m, 2 * m), both, strict=True)}
-    times = take_turns(session, work)
+    times = take_turns(bench, work)
     for name, row in found.items():
         pairs = zip(times[f"{name}: {2 * m}"], times[f"{name}: {m}"], strict=False)
         row |= spread([(longer - shorter) / m for longer, shorter in pairs])
-    for name, peer in session.gpukm.items():
+    for name, peer in bench.gpukm.items():
         if peer.cascade is None:
             continue
         for ahead in (False, True):
             label = f"{name}, inside the loop" + (", queued" if ahead else "")
-            inner = attempt(absent, label, in_loop, session, peer, every, m, ahead)
+            inner = attempt(absent, label, in_loop, bench, peer, every, m, ahead)
             if inner:
                 found[label] = spread(inner)
     values = {}
@@ -60,11 +60,11 @@ def run_iteration(session: Session, case: Case) -> tuple[dict[str, Any], dict[st
     return {"data": every[0].origin, "m": m, "copies": len(every), "contenders": found, "left_out": absent}, values
 
 
-def in_loop(session: Session, peer: Gpukm, every: Sequence[Data], m: int, ahead: bool) -> list[float]:
+def in_loop(bench: Bench, peer: Gpukm, every: Sequence[Data], m: int, ahead: bool) -> list[float]:
     """Milliseconds of an iteration that the device makes without the host, from several fits."""
 
     def measure(loop: Any) -> float:
-        device, clock = loop._device, session.clock
+        device, clock = loop._device, bench.clock
         history = device.empty((m + 3, 5), np.float64)
         loop._iterate(-1.0, history)
         again = device.record(lambda: loop._iterate(-1.0, history))

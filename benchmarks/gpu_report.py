@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import Case, Session
+from gpu_cases import Bench, Case
 
 PACKAGES = ("torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "numpy", "flash-kmeans", "flashlib", "fastkmeans")
 PACKAGES += ("cuml-cu13", "cuvs-cu13", "nvidia-cutlass-dsl")
@@ -82,31 +82,31 @@ def show(case: Case, row: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def about(session: Session, name: str) -> dict[str, Any]:
+def about(bench: Bench, name: str) -> dict[str, Any]:
     """The head of the JSON."""
     import record  # gpukm, which it loads, is found once main() has said where
 
     versions = record.versions(PACKAGES)
-    return {"benchmark": name, "machine": machine(session), "versions": versions, "left_out": session.absent}
+    return {"benchmark": name, "machine": machine(bench), "versions": versions, "left_out": bench.absent}
 
 
-def machine(session: Session) -> dict[str, Any]:
+def machine(bench: Bench) -> dict[str, Any]:
     """What the figures were measured on."""
     import record
 
     import gpukm
 
     found = {"gpu": None, **record.machine(), "gpukm": str(Path(gpukm.__file__).parent)}
-    if session.on_gpu:
-        device = session.torch.cuda.get_device_properties(0)
+    if bench.on_gpu:
+        device = bench.torch.cuda.get_device_properties(0)
         found |= {
             "gpu": device.name,
             "capability": f"{device.major}.{device.minor}",
             "processors": device.multi_processor_count,
             "memory_bytes": device.total_memory,
-            "l2_bytes": session.l2,
+            "l2_bytes": bench.l2,
             "driver": driver(),
-            "cuda": session.torch.version.cuda,
+            "cuda": bench.torch.version.cuda,
         }
     return found
 

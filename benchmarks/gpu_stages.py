@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from gpu_cases import Case, Session, attempt, failed
+from gpu_cases import Bench, Case, attempt, failed
 from gpu_contenders import host
 from gpu_iterations import watched
 from gpu_times import LEAST_CALLS
@@ -24,20 +24,20 @@ STAGES = (
 )
 
 
-def run_stages(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_stages(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """Milliseconds of each stage of an iteration, by events around every launch."""
-    data, found, absent = session.data(case), {}, dict(session.absent)
-    for name, peer in session.gpukm.items():
+    data, found, absent = bench.data(case), {}, dict(bench.absent)
+    for name, peer in bench.gpukm.items():
         if peer.cascade is None:
             absent[name] = "its iterations are not made of launches"
             continue
-        stages = attempt(absent, name, watched, peer, data, Stages(session))
+        stages = attempt(absent, name, watched, peer, data, Stages(bench))
         if stages is None:
-            failed(session, case, name, absent)
+            failed(bench, case, name, absent)
             continue
         rows, cascade = peer.rows(data.x), peer.cascade
         packed = peer.backend.prepare(host(data.start), peer.frame(rows))
-        again = [session.clock.time(partial(cascade.round, rows, packed)) for _ in range(1 + LEAST_CALLS)][1:]
+        again = [bench.clock.time(partial(cascade.round, rows, packed)) for _ in range(1 + LEAST_CALLS)][1:]
         found[name] = {"rows rounded, once a fit": statistics.median(again), **stages}
     return {"data": data.origin, "stages_ms": found, "left_out": absent}, {}
 
@@ -47,8 +47,8 @@ class Stages:
 
     iterations = 5
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
         self.marks: list[tuple[str, Any, Any]] = []
         self.inside = False
 
@@ -60,11 +60,11 @@ class Stages:
         with self.around(device, screen):
             for _ in range(self.iterations):
                 self.marks.clear()
-                self.session.clock.run_ahead()
+                self.bench.clock.run_ahead()
                 loop._iterate(-1.0, history)
                 sums: dict[str, float] = {}
                 for stage, begin, end in self.marks:
-                    sums[stage] = sums.get(stage, 0.0) + self.session.clock.between(begin, end)
+                    sums[stage] = sums.get(stage, 0.0) + self.bench.clock.between(begin, end)
                 for stage, milliseconds in sums.items():
                     per.setdefault(stage, []).append(milliseconds)
         medians = {stage: statistics.median(times) for stage, times in per.items()}
@@ -97,9 +97,9 @@ class Stages:
         if self.inside:
             work()
             return
-        self.inside, begin = True, self.session.clock.mark()
+        self.inside, begin = True, self.bench.clock.mark()
         try:
             work()
         finally:
             self.inside = False
-        self.marks.append((stage, begin, self.session.clock.mark()))
+        self.marks.append((stage, begin, self.bench.clock.mark()))

@@ -8,20 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import MAIN, SHARE, Case, Session, attempt, failed, least
+from gpu_cases import MAIN, SHARE, Bench, Case, attempt, failed, least
 from gpu_contenders import Absent, host
 from gpu_times import LEAST_CALLS, spread, useful_tflops
 
 LINK_BYTES = 1 << 30
 
 
-def run_stream(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_stream(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """Passes over rows in the host's memory: fits of three iterations less fits of one, over two."""
-    if not session.on_gpu:
+    if not bench.on_gpu:
         raise Absent("it needs a CUDA device")
-    torch, d = session.torch, case.d
-    n = min(case.n, session.rows, int(0.3 * available_bytes() / (4 * d)))
-    block = session.data(replace(case, n=min(n, 1 << 20)))
+    torch, d = bench.torch, case.d
+    n = min(case.n, bench.rows, int(0.3 * available_bytes() / (4 * d)))
+    block = bench.data(replace(case, n=min(n, 1 << 20)))
     start, small = host(block.start), block.host
     pinned = torch.empty((n, d), dtype=torch.float32, pin_memory=True)
     for first in range(0, n, len(small)):
@@ -29,29 +29,29 @@ def run_stream(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, 
         part.copy_(torch.from_numpy(small[: len(part)]))
     places = {"pageable": pinned.numpy().copy(), "pinned": pinned.numpy()}
     link = {
-        where: statistics.median(link_gb_s(session, torch.from_numpy(x)) for _ in range(LEAST_CALLS))
+        where: statistics.median(link_gb_s(bench, torch.from_numpy(x)) for _ in range(LEAST_CALLS))
         for where, x in places.items()
     }
     kernel = {}
-    for name, peer in session.gpukm.items():
+    for name, peer in bench.gpukm.items():
         work = peer.assigning(block)
         work()
-        kernel[name] = len(small) / statistics.median(session.clock.time(work) for _ in range(5)) * 1e3
+        kernel[name] = len(small) / statistics.median(bench.clock.time(work) for _ in range(5)) * 1e3
     found: dict[str, dict[str, Any]] = {}
-    absent, work_of = dict(session.absent), {}
-    for name, peer in {**session.gpukm, **session.peers}.items():
+    absent, work_of = dict(bench.absent), {}
+    for name, peer in {**bench.gpukm, **bench.peers}.items():
         for where, x in places.items():
             label = f"{name}, {where}"
             ready = attempt(absent, label, lambda peer=peer, x=x: [peer.passing(x, start, i) for i in (1, 3)])
-            if ready is None or attempt(absent, label, session.peak, ready[0]) is None:
-                failed(session, case, label, absent)
+            if ready is None or attempt(absent, label, bench.peak, ready[0]) is None:
+                failed(bench, case, label, absent)
                 continue
             work_of[label] = ready
     for _ in range(LEAST_CALLS):
         for label, (one, three) in work_of.items():
-            if session.left < 0 and found.get(label):
+            if bench.left < 0 and found.get(label):
                 continue
-            taken_ms = (session.clock.time(three) - session.clock.time(one)) / 2
+            taken_ms = (bench.clock.time(three) - bench.clock.time(one)) / 2
             found.setdefault(label, {"passes": []})["passes"].append(taken_ms)
     for row in found.values():
         row |= spread(row.pop("passes"))
@@ -68,12 +68,12 @@ def run_stream(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, 
     return {"data": block.origin, **found_all, "left_out": absent}, values
 
 
-def link_gb_s(session: Session, x: Any) -> float:
+def link_gb_s(bench: Bench, x: Any) -> float:
     """GB/s of a copy of host rows to the device."""
     part = x[: max(1, min(len(x), LINK_BYTES // (4 * x.shape[1])))]
-    on = session.torch.empty(part.shape, dtype=part.dtype, device="cuda")
+    on = bench.torch.empty(part.shape, dtype=part.dtype, device="cuda")
     on.copy_(part)
-    return float(part.nbytes / session.clock.time(lambda: on.copy_(part)) / 1e6)
+    return float(part.nbytes / bench.clock.time(lambda: on.copy_(part)) / 1e6)
 
 
 def available_bytes() -> int:

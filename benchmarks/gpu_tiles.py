@@ -7,15 +7,15 @@ import time
 from typing import Any
 
 import numpy as np
-from gpu_cases import Case, Session, attempt
+from gpu_cases import Bench, Case, attempt
 from gpu_check import expected
 from gpu_contenders import Absent, host
 from gpu_times import spread, useful_tflops
 
 
-def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def run_tiles(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     """Tiles of the Triton screen: assignments with rows rounded before, which the screen takes nearly all of."""
-    if not session.on_gpu or "gpukm torch" not in session.gpukm:
+    if not bench.on_gpu or "gpukm torch" not in bench.gpukm:
         raise Absent("it needs a CUDA device, torch and Triton")
     from gpukm_kernels.screening import mode
     from gpukm_kernels.triton.tiles import candidates, table
@@ -23,7 +23,7 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
     from gpukm.backends.cascade import Cascade
     from gpukm.backends.triton_screen import TritonScreen
 
-    peer, data, began = session.gpukm["gpukm torch"], session.data(case), time.monotonic()
+    peer, data, began = bench.gpukm["gpukm torch"], bench.data(case), time.monotonic()
     device, rows, start = peer.backend.device, peer.rows(data.x), host(data.start)
     right, frame, found = expected(data.x, data.start), peer.frame(rows), {}
     labels, absent = peer.backend.zeros(len(rows), np.int32), {}
@@ -42,11 +42,11 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
         work()
         if not np.array_equal(host(labels), right):
             raise AssertionError("labels are wrong")
-        times = [session.clock.time(work) for _ in range(7)]
+        times = [bench.clock.time(work) for _ in range(7)]
         return {**spread(times), "tflops": useful_tflops(case.n, case.k, case.d, statistics.median(times))}
 
     for chosen in (usual, *(t for t in candidates(arithmetic.stored, case.d, 227 << 10) if t != usual)):
-        if session.left < 0 or time.monotonic() - began > 1.5 * case.seconds:
+        if bench.left < 0 or time.monotonic() - began > 1.5 * case.seconds:
             absent["other tiles"] = "no time was left for them"
             break
         label = f"{arithmetic.stored} rows {chosen.rows}, centroids {chosen.centroids}, features {chosen.features}"
@@ -55,6 +55,6 @@ def run_tiles(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, f
         if row:
             found[label] = row
         elif "labels are wrong" in absent[label]:
-            session.wrong.append(f"{case.name}: {label}")
+            bench.wrong.append(f"{case.name}: {label}")
     fastest = dict(sorted(found.items(), key=lambda item: item[1]["median_ms"]))
     return {"data": data.origin, "contenders": fastest, "left_out": absent}, {}

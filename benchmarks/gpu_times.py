@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpu_cases import Session
+    from gpu_cases import Bench
 
 #: Seconds that each contender is timed for, at most so many calls and at least so many.
 SECONDS_EACH, MOST_CALLS, LEAST_CALLS = 1.0, 30, 3
@@ -60,24 +60,24 @@ class DeviceClock(Clock):
         self._torch.cuda._sleep(AHEAD_CYCLES)
 
 
-def take_turns(session: Session, work: Mapping[str, Sequence[Callable[[], Any]]]) -> dict[str, list[float]]:
+def take_turns(bench: Bench, work: Mapping[str, Sequence[Callable[[], Any]]]) -> dict[str, list[float]]:
     """Milliseconds of each contender's calls, which rotate over its inputs; contenders take turns.
 
     A first call each warms up and tells how many more there is time for. The order moves on by one every round.
     """
     calls: dict[str, int] = {}
     for name, each in work.items():
-        milliseconds = session.clock.time(each[-1])
-        wanted = int(1e3 * session.seconds_each / max(milliseconds, 1e-3))
+        milliseconds = bench.clock.time(each[-1])
+        wanted = int(1e3 * bench.seconds_each / max(milliseconds, 1e-3))
         calls[name] = max(LEAST_CALLS, min(MOST_CALLS, wanted))
     times: dict[str, list[float]] = {name: [] for name in work}
     names = list(work)
     for turn in range(max(calls.values(), default=0)):
-        if turn and session.left < 0:
+        if turn and bench.left < 0:
             break
         for name in names:
             if turn < calls[name]:
-                times[name].append(session.clock.time(work[name][turn % len(work[name])]))
+                times[name].append(bench.clock.time(work[name][turn % len(work[name])]))
         names = names[1:] + names[:1]
     return times
 

@@ -36,6 +36,6 @@ def gpu() -> Parts:
 
 
 @pytest.fixture
-def gpu_session(gpu: Parts) -> Callable[..., Any]:
-    """A session on the host with peers of the test's own."""
-    return lambda **peers: gpu.cases.Session(clock=gpu.times.Clock(), gpukm={}, peers=peers, seconds_each=0.001)
+def gpu_bench(gpu: Parts) -> Callable[..., Any]:
+    """A bench on the host with peers of the test's own."""
+    return lambda **peers: gpu.cases.Bench(clock=gpu.times.Clock(), gpukm={}, peers=peers, seconds_each=0.001)

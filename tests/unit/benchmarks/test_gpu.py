@@ -46,12 +46,12 @@ def test_cases_are_chosen_by_how_their_names_begin(script: ModuleType, capsys: p
 
 
 def test_a_case_that_does_not_fit_is_skipped_and_others_are_written(
-    script: ModuleType, gpu: Any, gpu_session: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, gpu: Any, gpu_bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written: list[list[str]] = []
     path = tmp_path / "gpu-test.json"
 
-    def run(session: Any, case: Any) -> tuple[dict[str, Any], dict[str, float]]:
+    def run(bench: Any, case: Any) -> tuple[dict[str, Any], dict[str, float]]:
         written.append([row["case"] for row in json.loads(path.read_text())["cases"]] if path.exists() else [])
         if case.name == "bad":
             raise ValueError("no such thing")
@@ -62,11 +62,11 @@ def test_a_case_that_does_not_fit_is_skipped_and_others_are_written(
     def case_of(name: str, seconds: float = 1) -> Any:
         return gpu.cases.Case(name, run, 1, 1, 1, (gpu.cases.Target("x", 4.0), gpu.cases.Target("y", 1.0)), seconds)
 
-    session = gpu_session()
-    session.deadline = script.time.monotonic() + 100
+    bench = gpu_bench()
+    bench.deadline = script.time.monotonic() + 100
     report = gpu.report.Report(path, {"benchmark": "gpu"})
     cases = [case_of("good"), case_of("long", 1000), case_of("bad"), case_of("absent"), case_of("last")]
-    script.measure_all(session, cases, report)
+    script.measure_all(bench, cases, report)
     assert written == [[], ["good", "long"], ["good", "long", "bad"], ["good", "long", "bad", "absent"]]
     rows = {row["case"]: row for row in json.loads(path.read_text())["cases"]}
     assert [target["met"] for target in rows["good"]["targets"]] == [True, None]
@@ -74,20 +74,20 @@ def test_a_case_that_does_not_fit_is_skipped_and_others_are_written(
     assert "skipped: it takes about 1000 s" in rows["long"]["left_out"]["long"]
     assert rows["bad"]["left_out"] == {"bad": "failed: ValueError: no such thing"}
     assert rows["absent"]["left_out"] == {"absent": "it is not here"}
-    assert session.wrong == ["bad: ValueError: no such thing"]
+    assert bench.wrong == ["bad: ValueError: no such thing"]
     printed = capsys.readouterr().out
     assert "reached 5, asked >= 4 x: met" in printed and "not measured, asked >= 1 y" in printed
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_broken_device_ends_the_run(
-    script: ModuleType, gpu: Any, gpu_session: Any, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, gpu: Any, gpu_bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu.cases.Session, "broken", lambda _: "an illegal memory access was encountered")
+    monkeypatch.setattr(gpu.cases.Bench, "broken", lambda _: "an illegal memory access was encountered")
     case = gpu.cases.Case("first", lambda *_: ({"contenders": {}, "left_out": {}}, {}), 1, 1, 1)
-    session, report = gpu_session(), gpu.report.Report(None, {})
-    script.measure_all(session, [case, case], report)
-    assert len(report.cases) == 1 and "illegal memory access" in session.wrong[0]
+    bench, report = gpu_bench(), gpu.report.Report(None, {})
+    script.measure_all(bench, [case, case], report)
+    assert len(report.cases) == 1 and "illegal memory access" in bench.wrong[0]
 
 
 def test_the_commit_where_git_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

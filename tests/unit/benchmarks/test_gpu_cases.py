@@ -20,22 +20,20 @@ def test_useful_operations(gpu: Any) -> None:
     assert gpu.times.useful_tflops(1 << 20, 4096, 128, 4.0) == pytest.approx(2 * 2**20 * 4096 * 128 / 4e-3 / 1e12)
 
 
-def test_contenders_take_turns(gpu: Any, gpu_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contenders_take_turns(gpu: Any, gpu_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.times, "MOST_CALLS", 4)
     called: list[str] = []
     work = {name: [lambda name=name, i=i: called.append(f"{name}{i}") for i in (0, 1)] for name in "ab"}  # type: ignore[misc]
-    session = gpu_session()
-    session.seconds_each = 1
-    times = gpu.times.take_turns(session, work)
+    bench = gpu_bench()
+    bench.seconds_each = 1
+    times = gpu.times.take_turns(bench, work)
     assert called == ["a1", "b1", "a0", "b0", "b1", "a1", "a0", "b0", "b1", "a1"]
     assert {name: len(ms) for name, ms in times.items()} == {"a": 4, "b": 4}
-    session.deadline = -math.inf
-    assert {name: len(ms) for name, ms in gpu.times.take_turns(session, work).items()} == {"a": 1, "b": 1}
+    bench.deadline = -math.inf
+    assert {name: len(ms) for name, ms in gpu.times.take_turns(bench, work).items()} == {"a": 1, "b": 1}
 
 
-def test_fits_are_compared_with_both_and_by_inertia(
-    gpu: Any, gpu_session: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fits_are_compared_with_both_and_by_inertia(gpu: Any, gpu_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpukm.backends.numpy import NumpyBackend
 
     class Slow(gpu.contenders.Peer):  # type: ignore[name-defined, misc]
@@ -52,9 +50,9 @@ def test_fits_are_compared_with_both_and_by_inertia(
     case = gpu.cases.Case("fit", gpu.fits.run_fit, 300, 3, 5)
 
     def values_of(**peers: Any) -> dict[str, float]:
-        session = gpu_session(**peers)
-        session.gpukm = {"gpukm torch": gpu.ours.Gpukm(NumpyBackend(), "numpy")}
-        return gpu.fits.run_fit(session, case)[1]
+        bench = gpu_bench(**peers)
+        bench.gpukm = {"gpukm torch": gpu.ours.Gpukm(NumpyBackend(), "numpy")}
+        return gpu.fits.run_fit(bench, case)[1]
 
     flashlib, both = {"flashlib triton": Slow(0)}, {"flashlib triton": Slow(0), "flash-kmeans": Slow(0)}
     assert values_of(**flashlib) == {gpu.cases.TO_FLASHLIB: 4.0}
@@ -65,12 +63,6 @@ def test_fits_are_compared_with_both_and_by_inertia(
     totals = iter([2.0, 1.0, 2.0])
     monkeypatch.setattr(gpu.check, "total", lambda x, c, labels: next(totals))
     assert values_of(**both)[gpu.cases.TO_BOTH] == 0.0
-
-
-def test_tiles_that_are_tried(gpu: Any) -> None:
-    for d in (16, 64, 128, 200, 512):
-        tried = gpu.tiles.candidates(d)
-        assert 5 < len(tried) == len(set(tried)) and all(t.centroids <= 256 and t.features >= 16 for t in tried)
 
 
 def test_shapes_of_the_hashes_are_those_of_the_parity_tests(gpu: Any) -> None:
@@ -90,45 +82,45 @@ class TestEmulated:
     """Cases through the GPU engine, whose kernels the emulated device runs."""
 
     @pytest.fixture
-    def session(self, gpu: Any, gpu_session: Any, as_cupy: Any) -> Any:  # noqa: F811
-        session = gpu_session()
-        session.gpukm = {"gpukm cupy": gpu.ours.Gpukm(as_cupy, "cupy")}
-        return session
+    def bench(self, gpu: Any, gpu_bench: Any, as_cupy: Any) -> Any:  # noqa: F811
+        bench = gpu_bench()
+        bench.gpukm = {"gpukm cupy": gpu.ours.Gpukm(as_cupy, "cupy")}
+        return bench
 
-    def test_assignments(self, gpu: Any, session: Any) -> None:
+    def test_assignments(self, gpu: Any, bench: Any) -> None:
         case = gpu.cases.Case("assign", gpu.assign.run_assign, 400, 9, 20, (gpu.cases.Target(gpu.cases.TFLOPS, 1.0),))
-        found, values = gpu.assign.run_assign(session, case)
-        assert found["left_out"] == {} and session.wrong == []
+        found, values = gpu.assign.run_assign(bench, case)
+        assert found["left_out"] == {} and bench.wrong == []
         names = ["gpukm cupy", "gpukm cupy, rows rounded before", "gpukm cupy, centroids from the host"]
         assert list(found["contenders"]) == names and values[gpu.cases.TFLOPS] > 0
         assert all(one["exact"] == 1 and 0 <= one["rechecked"] < 1 for one in found["contenders"].values())
 
-    def test_fits(self, gpu: Any, session: Any) -> None:
-        found, values = gpu.fits.run_fit(session, gpu.cases.Case("fit", gpu.fits.run_fit, 400, 5, 8))
+    def test_fits(self, gpu: Any, bench: Any) -> None:
+        found, values = gpu.fits.run_fit(bench, gpu.cases.Case("fit", gpu.fits.run_fit, 400, 5, 8))
         (ours,) = found["contenders"].values()
-        assert session.wrong == [] and ours["iterations"] > 2 and values == {}
+        assert bench.wrong == [] and ours["iterations"] > 2 and values == {}
 
-    def test_iterations_inside_the_loop(self, gpu: Any, session: Any) -> None:
+    def test_iterations_inside_the_loop(self, gpu: Any, bench: Any) -> None:
         case = gpu.cases.Case("iteration", gpu.iterations.run_iteration, 600, 5, 12, noise=True)
-        found, values = gpu.iterations.run_iteration(session, case)
-        assert session.wrong == [] and found["left_out"] == {}
+        found, values = gpu.iterations.run_iteration(bench, case)
+        assert bench.wrong == [] and found["left_out"] == {}
         assert list(found["contenders"]) == [
             "gpukm cupy", "gpukm cupy, inside the loop", "gpukm cupy, inside the loop, queued",
         ]  # fmt: skip
         assert all(one["tflops"] > 0 for name, one in found["contenders"].items() if "inside" in name)
         assert gpu.cases.MICROSECONDS in values
 
-    def test_stages(self, gpu: Any, session: Any) -> None:
+    def test_stages(self, gpu: Any, bench: Any) -> None:
         case = gpu.cases.Case("stages", gpu.stages.run_stages, 400, 5, 8, noise=True)
-        found, _ = gpu.stages.run_stages(session, case)
+        found, _ = gpu.stages.run_stages(bench, case)
         stages = found["stages_ms"]["gpukm cupy"]
         named = {"rows rounded, once a fit", "centroids packed", "screen", "pairs", "decide", "accumulate", "means"}
         assert named | {"commit", "all"} <= set(stages) and all(ms > 0 for ms in stages.values())
         inner = sum(ms for stage, ms in stages.items() if stage not in ("rows rounded, once a fit", "all"))
         assert stages["all"] == pytest.approx(inner)
 
-    def test_hashes(self, gpu: Any, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hashes(self, gpu: Any, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         shapes = [(300, 5, 6, 6, "float32", True, "array", "euclidean")]
         monkeypatch.setattr(gpu.bits, "parity_shapes", lambda: iter(shapes))
-        found, values = gpu.bits.run_bits(session, gpu.cases.Case("bits", gpu.bits.run_bits, 1, 1, 1))
+        found, values = gpu.bits.run_bits(bench, gpu.cases.Case("bits", gpu.bits.run_bits, 1, 1, 1))
         assert values == {gpu.cases.HASHES: 1.0} and len(found["fits"][0]["digests"]) == 2

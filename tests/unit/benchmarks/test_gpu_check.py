@@ -66,7 +66,7 @@ def test_a_wrong_fit_of_gpukm_is_told(gpu: Any, x: np.ndarray) -> None:
     assert judged(data, fit(x[:7], 3), False) == (None, inertia)
 
 
-def test_a_wrong_label_of_gpukm_is_not_timed(gpu: Any, gpu_session: Any) -> None:
+def test_a_wrong_label_of_gpukm_is_not_timed(gpu: Any, gpu_bench: Any) -> None:
     """And of a peer its share is told."""
     from gpukm.backends.numpy import NumpyBackend
 
@@ -81,14 +81,14 @@ def test_a_wrong_label_of_gpukm_is_not_timed(gpu: Any, gpu_session: Any) -> None
     class Ours(gpu.ours.Gpukm):  # type: ignore[name-defined, misc]
         assigning = Wrong.assigning
 
-    session = gpu_session(careless=Wrong())
-    session.gpukm = {
+    bench = gpu_bench(careless=Wrong())
+    bench.gpukm = {
         "gpukm torch": Ours(NumpyBackend(), "numpy"),
         "gpukm cupy": gpu.ours.Gpukm(NumpyBackend(), "numpy"),
     }
     case = gpu.cases.Case("test", gpu.assign.run_assign, 500, 6, 9)
-    found, values = gpu.assign.run_assign(session, case)
+    found, values = gpu.assign.run_assign(bench, case)
     assert found["contenders"]["careless"]["exact"] == 1 - 2 / 500
     assert found["contenders"]["gpukm cupy"]["exact"] == 1 and gpu.cases.TFLOPS in values
     assert "gpukm torch" not in found["contenders"] and "wrong: " in found["left_out"]["gpukm torch"]
-    assert len(session.wrong) == 1
+    assert len(bench.wrong) == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 
-def test_absent_peers_are_told_with_the_reason(gpu: Any, gpu_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_peers_are_told_with_the_reason(gpu: Any, gpu_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, broken = lambda: gpu.contenders.needed("no_such_module"), lambda: 1 / 0
     monkeypatch.setattr(gpu.peers, "PEERS", {"there": gpu.contenders.Peer, "gone": gone, "broken": broken})
     with pytest.raises(ZeroDivisionError):
@@ -19,9 +19,9 @@ def test_absent_peers_are_told_with_the_reason(gpu: Any, gpu_session: Any, monke
     del gpu.peers.PEERS["broken"]
     found, absent = gpu.peers.importable()
     assert list(found) == ["there"] and "No module named 'no_such_module'" in absent["gone"]
-    session = gpu_session(**found)
-    session.absent = absent
-    left_out = gpu.assign.run_assign(session, gpu.cases.Case("test", gpu.assign.run_assign, 300, 4, 5))[0]["left_out"]
+    bench = gpu_bench(**found)
+    bench.absent = absent
+    left_out = gpu.assign.run_assign(bench, gpu.cases.Case("test", gpu.assign.run_assign, 300, 4, 5))[0]["left_out"]
     assert left_out["gone"] == absent["gone"] and "Absent" not in left_out["there"]
     assert left_out["there"] == "it has no call that labels rows by given centroids"
 
