@@ -182,8 +182,8 @@ class Cascade:
         (k, d), row = packed.centroids.shape, self._device.dtype(packed.centroids)
         self._round(packed.centroids, packed, packed.rounded, packed.order, packed.half_norms)
         self._device.launch(
-            "round.tile_bounds", row, self._blocks(len(packed.largest), _THREADS), _THREADS, packed.rounded.norms,
-            packed.rounded.residuals, packed.largest, packed.residual, k, self._screen.tile(d)[0],
+            "round.tile_bounds", row, self._device.blocks(-(-len(packed.largest) // _THREADS)), _THREADS,
+            packed.rounded.norms, packed.rounded.residuals, packed.largest, packed.residual, k, self._screen.tile(d)[0],
         )  # fmt: skip
 
     def round(self, x: Any, packed: Packed) -> Rounded:
@@ -210,8 +210,8 @@ class Cascade:
         (n, d), mode = x.shape, self._screen.mode
         kernel = "round.round_half" if mode.stored == "float16" else "round.round_single"
         self._device.launch(
-            kernel, self._device.dtype(x), self._blocks(n, _THREADS // 32), _THREADS, x, packed.center, packed.scale,
-            order, to.values, to.norms, to.residuals, half_norms, n, d, -(-d // PAD) * PAD,
+            kernel, self._device.dtype(x), self._device.blocks(-(-n // (_THREADS // 32))), _THREADS, x, packed.center,
+            packed.scale, order, to.values, to.norms, to.residuals, half_norms, n, d, -(-d // PAD) * PAD,
         )  # fmt: skip
 
     def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
@@ -266,7 +266,7 @@ class Cascade:
 
         def launch(kernel: str, *args: Any) -> None:
             """A kernel of ``decide.cu``."""
-            self._device.launch(kernel, self._device.dtype(x), self._blocks(n, _THREADS), _THREADS, *args)
+            self._device.launch(kernel, self._device.dtype(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
         self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
         if second is None and not self._certify:
@@ -278,7 +278,3 @@ class Cascade:
         if second is not None:
             launch("decide.runner_up", lists.rows, *pairs, lists.distances, lists.crowded, labels, second)
         launch("decide.crowd", x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, second, k, d)
-
-    def _blocks(self, n: int, each: int) -> int:
-        """Blocks for n pieces of work, ``each`` so many: enough to fill the device, and they share the rest."""
-        return max(1, min(-(-n // each), 16 * self._device.processors))

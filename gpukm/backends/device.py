@@ -85,6 +85,18 @@ class Device(ABC):
             Bytes of dynamic shared memory.
         """
 
+    def blocks(self, pieces: int) -> int:
+        """Blocks for so many pieces of work, at least one: enough to fill the device, and they share the rest."""
+        return max(1, min(pieces, 16 * self.processors))
+
+    def shortage(self, shape: int | tuple[int, ...], dtype: np.dtype) -> MemoryError:
+        """What to raise where there is no memory for such an array, in bytes."""
+        asked = float(np.prod(shape, dtype=float)) * dtype.itemsize
+        return MemoryError(
+            f"{asked / 2**30:.2f} GiB were asked for on {self.name}, {self.free_bytes() / 2**30:.2f} GiB are free; "
+            "free memory there, or choose another device"
+        )
+
     def here(self) -> AbstractContextManager[Any]:
         """Make this the library's current device."""
         return nullcontext()

@@ -185,7 +185,7 @@ class GpuBackend(Backend):
         while more:
             first = max(first - _WINDOWS, 0)
             sums, below = self.device.zeros(_WINDOWS, np.uint64), self.device.zeros(1, np.int32)
-            blocks = max(1, min(-(-len(values) // _THREADS), 16 * self.device.processors))
+            blocks = self.device.blocks(-(-len(values) // _THREADS))
             self.device.launch("exact.windows", row, blocks, _THREADS, values, sums, below, first, len(values))
             for w, part in enumerate(self.device.fetch(sums)):
                 total += int(part) << _WINDOW_BITS * (first + w)
@@ -312,10 +312,7 @@ class GpuBackend(Backend):
         """A kernel of ``draws.cu``."""
         values, w = self._on(nearest), None if weight is None else self._on(weight)
         scale = float(np.ldexp(1.0, exponent))
-        self.device.launch(
-            f"draws.{kernel}", np.float64, max(1, min(blocks, 16 * self.device.processors)), _THREADS, values, w, scale,
-            *args,
-        )  # fmt: skip
+        self.device.launch(f"draws.{kernel}", np.float64, self.device.blocks(blocks), _THREADS, values, w, scale, *args)
 
     def takes(self, n_samples: np.ndarray, n_features: int, n_clusters: int) -> np.ndarray:
         return gpu_batch.takes(self.device, self._room(), n_samples, n_features, n_clusters)
@@ -343,8 +340,7 @@ class GpuBackend(Backend):
 
     def _launch(self, kernel: str, rows: Any, blocks: int, *args: Any) -> None:
         """A kernel for the type of ``rows``, with at most so many blocks as fill the device."""
-        most = 16 * self.device.processors
-        self.device.launch(kernel, self.device.dtype(rows), max(1, min(blocks, most)), _THREADS, *args)
+        self.device.launch(kernel, self.device.dtype(rows), self.device.blocks(blocks), _THREADS, *args)
 
 
 def _from_sortable(bits: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ class Follow:
         """
         row, k = self._device.dtype(x), len(self._packed.centroids)
         self._cascade.repack(self._packed)
-        blocks = max(1, min(-(-self._groups // (_THREADS // 32)), 16 * self._device.processors))
+        blocks = self._device.blocks(-(-self._groups // (_THREADS // 32)))
         self._device.launch(
             "follow.steps", row, blocks, _THREADS, shifts, self._packed.order, *self._unit, self._steps, k, self._groups
         )
@@ -115,8 +115,7 @@ class Follow:
 
         def launch(kernel: str, pieces: int, *args: Any, shared: int = 0) -> None:
             """A kernel, with as many blocks as fill the device at most."""
-            blocks = max(1, min(pieces, 16 * device.processors))
-            device.launch(kernel, row, blocks, _THREADS, *args, shared=shared)
+            device.launch(kernel, row, device.blocks(pieces), _THREADS, *args, shared=shared)
 
         each = -(-n // _THREADS)
         launch(

@@ -153,7 +153,6 @@ class Loop:
         """Put one iteration into the stream; it does nothing once there is a reason to stop."""
         device, sums, (k, d) = self._device, self._sums, self._packed.centroids.shape
         row = device.dtype(self._x)
-        cover = 16 * device.processors
         if self._follow is None:
             self._cascade.repack(self._packed)
             self._cascade.assign(
@@ -165,7 +164,7 @@ class Loop:
             )
         self._adder.add(sums, self._x, self._weight, self._labels, self._before, self._counters[:1], alone=True)
         device.launch(
-            "update.means", row, min(-(-k // 32), cover), _THREADS, sums.hi, sums.lo, sums.counts, sums.weight_hi,
+            "update.means", row, device.blocks(-(-k // 32)), _THREADS, sums.hi, sums.lo, sums.counts, sums.weight_hi,
             sums.weight_lo, self._units, self._weight_unit, self._packed.centroids, self._reference, self._found,
             self._shifts, self._gains, self._control[2:3], self._control[3:4], k, d,
         )  # fmt: skip
@@ -174,6 +173,6 @@ class Loop:
             self._counters, tolerance, history,
         )  # fmt: skip
         device.launch(
-            "loop.take_over", row, min(-(-k * d // _THREADS), cover), _THREADS, self._found, self._packed.centroids,
+            "loop.take_over", row, device.blocks(-(-k * d // _THREADS)), _THREADS, self._found, self._packed.centroids,
             self._control, k * d,
         )  # fmt: skip

@@ -152,5 +152,4 @@ class GpuPool(Pool):
     def _launch(self, kernel: str, threads: int, *args: Any) -> None:
         """A kernel for so many threads, or as many as fill the device."""
         device = self._device
-        blocks = max(1, min(-(-threads // _THREADS), 16 * device.processors))
-        device.launch(kernel, device.dtype(self.x), blocks, _THREADS, *args)
+        device.launch(kernel, device.dtype(self.x), device.blocks(-(-threads // _THREADS)), _THREADS, *args)

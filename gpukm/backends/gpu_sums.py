@@ -56,9 +56,9 @@ class Adder:
         device, (n, d), k = self._device, x.shape, self._k
         row = device.dtype(x)
 
-        def launch(kernel: str, pieces: int, *args: Any, threads: int = _THREADS) -> None:
+        def launch(kernel: str, pieces: int, *args: Any) -> None:
             """A kernel, with as many blocks as fill the device at most."""
-            device.launch(kernel, row, max(1, min(pieces, 16 * device.processors)), threads, *args)
+            device.launch(kernel, row, device.blocks(pieces), _THREADS, *args)
 
         few = n // _MANY if alone or before is None else n
         launch("sort.count_moved", -(-n // _THREADS), labels, before, moved, n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gpukm_kernels.screening import Mode
+from gpukm_kernels.screening import SHARED_KIB, Mode
 
 from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
 from gpukm.backends.device import Device
@@ -15,8 +15,7 @@ _TILE, _THREADS, _DEEP, _STAGES = 128, 128, 32, 3
 #: A thread tells its own centroids of a tile apart.
 _PLACE_BITS = 4
 _HALF_NORMS, _PIECE = 2 * _TILE * 4, _TILE * _DEEP * 2
-#: Shared memory of a processor, by compute capability, and what each block has taken of it; two blocks share it.
-_SHARED = {(8, 0): 164, (8, 6): 100, (8, 7): 164, (8, 9): 100, (9, 0): 228, (10, 0): 228}
+#: KiB of a processor's shared memory that each block has taken, and blocks that share it.
 _TAKEN, _BLOCKS = 1, 2
 
 
@@ -66,7 +65,7 @@ class MatrixScreen(Screen):
 
     def _pieces(self, pitch: int) -> tuple[int, bool]:
         """Pieces of rows in shared memory, and whether these are all of them."""
-        room = (_SHARED.get(self._device.capability, 100) // _BLOCKS - _TAKEN) << 10
+        room = (SHARED_KIB.get(self._device.capability, 100) // _BLOCKS - _TAKEN) << 10
         pieces = -(-pitch // _DEEP)
         fits = _HALF_NORMS + (_STAGES + pieces) * _PIECE <= room
         return (pieces, True) if fits else (_STAGES, False)

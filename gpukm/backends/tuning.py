@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gpukm_kernels.screening import SHARED_KIB
 
 from gpukm.backends.base import Frame
 from gpukm.backends.cascade import Cascade, Screen
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from gpukm_kernels.triton.tiles import Tiles
 
 _REPEATS = 5
-#: Shared memory of a block by compute capability, in KiB; less where it is not known.
-_SHARED = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227}
+#: KiB of shared memory of a processor where more is not known of it.
+_LEAST_SHARED_KIB = 49
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def tune(
         c = rng.normal(size=(clusters, d)).astype(np.float32)
         x = device.place((c[rng.integers(0, clusters, rows)] + rng.normal(size=(rows, d))).astype(np.float32))
         usual = table(device.capability, stored, d)
-        shared = _SHARED.get(device.capability, 48) << 10
+        shared = (SHARED_KIB.get(device.capability, _LEAST_SHARED_KIB) - 1) << 10
         others = candidates(stored, d, shared) if choose_from is None else choose_from
         times: dict[Tiles, float] = {}
         expected: np.ndarray | None = None

@@ -44,7 +44,8 @@ _MODES = {
 }
 #: Compute capabilities whose matrix units are known; an adversarial test on each is to confirm the constants.
 _KNOWN = ((8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0))
-MODES = tuple(_MODES)
+#: KiB of shared memory of a processor, by compute capability; a block can have one less.
+SHARED_KIB = {(8, 0): 164, (8, 6): 100, (8, 7): 164, (8, 9): 100, (9, 0): 228, (10, 0): 228}
 
 
 def mode(name: str, capability: tuple[int, int]) -> Mode:

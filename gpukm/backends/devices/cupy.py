@@ -178,11 +178,7 @@ class CupyDevice(Device):
             with self.here():
                 return make(shape, dtype=dtype)
         except MemoryError as error:  # CuPy's own OutOfMemoryError is one, and so is RMM's
-            asked = float(np.prod(shape, dtype=float)) * dtype.itemsize
-            raise MemoryError(
-                f"{asked / 2**30:.2f} GiB were asked for on {self.name}, {self.free_bytes() / 2**30:.2f} GiB are free; "
-                "free memory there, or choose another device"
-            ) from error
+            raise self.shortage(shape, dtype) from error
 
     def _memory(self, array: Any) -> tuple[int, str]:
         """Address and type of an array that is passed to a kernel."""

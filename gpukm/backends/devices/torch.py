@@ -206,11 +206,7 @@ class TorchDevice(Device):
             with self.here():
                 return make(shape, dtype=signed, device=self.name).view(kind)
         except self._torch.cuda.OutOfMemoryError as error:
-            asked = float(np.prod(shape, dtype=float)) * dtype.itemsize
-            raise MemoryError(
-                f"{asked / 2**30:.2f} GiB were asked for on {self.name}, {self.free_bytes() / 2**30:.2f} GiB are free; "
-                "free memory there, or choose another device"
-            ) from error
+            raise self.shortage(shape, dtype) from error
 
     def _signed(self, tensor: Any) -> Any:
         """The tensor's memory under a type that torch can copy."""
