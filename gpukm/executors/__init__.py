@@ -1,5 +1,6 @@
-"""How steps over shards are run; knows nothing of k-means."""
+"""How steps over parts of the data are run; knows nothing of k-means."""
 
-from gpukm.executors.local import LocalExecutor
+from gpukm.executors.base import Executor, Placement
+from gpukm.executors.local import LocalExecutor, LocalPlacement
 
-__all__ = ["LocalExecutor"]
+__all__ = ["Executor", "LocalExecutor", "LocalPlacement", "Placement"]

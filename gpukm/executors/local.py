@@ -1,22 +1,60 @@
-"""Shards one after another in this process; threads live inside the kernels."""
+"""Parts one after another in this process; threads live inside the kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import TypeVar
+from typing import Any
 
-S = TypeVar("S")
-R = TypeVar("R")
+from gpukm.executors.base import Executor, Opener, Placement
 
 
-class LocalExecutor:
-    """Runs every step here."""
+class LocalPlacement(Placement):
+    """Parts in this process; ``parts`` are open."""
 
-    def map(self, step: Callable[[S], R], shards: Sequence[S]) -> list[R]:
-        """Results of ``step`` in the order of the shards."""
-        return [step(shard) for shard in shards]
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
 
-    def map_reduce(self, step: Callable[[S], R], shards: Sequence[S], merge: Callable[[R, R], R]) -> R:
-        """Results of ``step`` merged; ``merge`` is associative."""
-        return reduce(merge, map(step, shards))
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
+        if each is None:
+            return [step(part, *args) for part in self.parts]
+        return [step(self.parts[i], *args, *more) for i, more in sorted(each.items())]
+
+    def reduce(
+        self,
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        *args: Any,
+        cut: Callable[[Any], Sequence[Any]] | None = None,
+        pieces: int = 1,
+    ) -> list[Any]:
+        whole = reduce(merge, (step(part, *args) for part in self.parts))
+        return [whole] if cut is None else list(cut(whole))
+
+    def reopen(self, parts: Sequence[Opener]) -> None:
+        """Nothing to do: what is open here stays."""
+
+    def close(self) -> None:
+        self.parts = []
+
+
+class LocalExecutor(Executor):
+    """Does everything here; values are their own handles."""
+
+    def place(self, parts: Sequence[Opener]) -> LocalPlacement:
+        return LocalPlacement([part.open() for part in parts])
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def pieces(self, size_bytes: int) -> int:
+        return 1
