@@ -14,13 +14,14 @@ from gpukm.backends.base import Frame
 from gpukm.backends.select import gpu_array, select_for
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
-from gpukm.core.lloyd import LloydState, Problem, iterate
+from gpukm.core.lloyd import Fixed, LloydState, Problem, finish_shard, iterate
 from gpukm.core.pooled import pooled
 from gpukm.core.result import FitResult, IterationRecord, StopReason, on_host
 from gpukm.core.seeding import auto_init, kmeans_plus_plus, random_rows
 from gpukm.core.shard import Final, Scan, Shard
 from gpukm.core.stats import Grid
 from gpukm.errors import ConfigError, DataError
+from gpukm.executors.base import Placement
 from gpukm.executors.local import LocalExecutor
 from gpukm.small import Rules, solve_small
 from gpukm.sources.base import Batch, Source
@@ -254,15 +255,16 @@ def _best_start(
         history = list(resume.history) if resume else []
         centroids = resume.centroids if resume else start_from(problem, method, n_clusters, start_seed, rows)
         resume = None
-        centroids = np.ascontiguousarray(centroids, dtype=problem.dtype)
+        centroids = np.ascontiguousarray(centroids, dtype=problem.fixed.dtype)
         scored = rechecked = 0
         stop = StopReason.MAX_ITER
+        state: LloydState | None = None
         for state in iterate(problem, centroids, len(history) + 1):
             history.extend(state.records)
-            centroids = state.centroids
             scored, rechecked = scored + state.n_scored, rechecked + state.n_rechecked
             stop = state.stop or stop
             yield FitProgress(start, starts, state, best and replace(best, labels=None))
+        centroids = centroids if state is None else state.centroids
         result = finish(problem, centroids, tuple(history), stop, keep_labels)
         result = replace(
             result,
@@ -447,11 +449,13 @@ def look_at(
         raise ConfigError(f"n_shards is {n_shards}, expected 1 for data on a GPU, which is not cut up there")
     cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
     shards = [
-        Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards, resident)
-        for start, stop in zip(cuts, [*cuts[1:], n_rows], strict=True)
+        Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards, resident, number)
+        for number, (start, stop) in enumerate(zip(cuts, [*cuts[1:], n_rows], strict=True))
     ]
-    reference = _reference(rows)
-    scan: Scan = executor.map_reduce(lambda shard: shard.scan(reference, spread=spread), shards, Scan.merge)
+    placed = executor.place(shards)
+    reference = _reference(placed, rows)
+    look: Look = executor.map_reduce(placed, _look, Look.merge, reference, spread)
+    scan = look.scan
     if scan.n_samples == 0:
         raise DataError("the data has no rows; expected at least one")
     if scan.n_samples < n_clusters:
@@ -461,31 +465,56 @@ def look_at(
     largest = float(max(-scan.minimum.min(), scan.maximum.max()))
     if largest > 1e140:
         raise DataError(f"values reach {largest:g}; squared distances would overflow, so scale the data below 1e140")
-    return Problem(
-        shards=shards,
-        executor=executor,
-        scan=scan,
+    fixed = Fixed(
         grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
         frame=_frame(scan, rows.dtype),
         reference=reference,
         dtype=rows.dtype,
+        spherical=metric == "cosine",
+    )
+    return Problem(
+        rows=placed,
+        executor=executor,
+        backend=selection,
+        scan=scan,
+        sizes=tuple(look.sizes[number] for number in range(len(placed))),
+        weighted=scan.weighted,
+        fixed=fixed,
         max_iter=max_iter,
         tol=float(tol),
-        spherical=metric == "cosine",
+        names=rows.names,
     )
 
 
-def _reference(rows: Source) -> np.ndarray:
+@dataclass(frozen=True)
+class Look:
+    """The first look at some shards: what they tell together, and the kept rows of each by its number."""
+
+    scan: Scan
+    sizes: dict[int, int]
+
+    def merge(self, other: Look) -> Look:
+        """Both parts together."""
+        return Look(self.scan.merge(other.scan), self.sizes | other.sizes)
+
+
+def _look(shard: Shard, reference: np.ndarray, spread: bool) -> Look:
+    """Look at one shard."""
+    return Look(shard.scan(reference, spread=spread), {shard.number: shard.n_samples})
+
+
+_HEAD_ROWS = 1024
+
+
+def _reference(placed: Placement, rows: Source) -> np.ndarray:
     """A point near the data, the same on any sharding: the median of the first 1,024 kept rows, in the dtype."""
-    x = rows.array()
-    parts, found = ([] if x is None else [x[:1024]]), 0
-    # As many as asked for, however few of them a batch holds: where rows are dropped, or a file's groups are small.
-    for batch in rows.batches(1024) if x is None else ():
-        parts.append(batch.x[: 1024 - found])
+    parts, found = [np.empty((0, rows.n_features), rows.dtype)], 0
+    for number in range(len(placed)):
+        parts += placed.map(Shard.head, each={number: (_HEAD_ROWS - found,)})
         found += len(parts[-1])
-        if found == 1024:
+        if found == _HEAD_ROWS:
             break
-    head = np.concatenate([*parts, np.empty((0, rows.n_features), rows.dtype)])
+    head = np.concatenate(parts)
     if not len(head) or not np.isfinite(head).all():
         return np.zeros(rows.n_features, rows.dtype)
     return np.median(head.astype(np.float64), axis=0).astype(rows.dtype)
@@ -598,16 +627,16 @@ def finish(
     problem: Problem, centroids: np.ndarray, history: tuple[IterationRecord, ...], stop: StopReason, keep_labels: bool
 ) -> FitResult:
     """Label against the final centroids."""
-    final: Final = problem.executor.map_reduce(
-        lambda shard: shard.finish(centroids, problem.frame, keep_labels), problem.shards, Final.merge
-    )
-    labels = [shard.labels for shard in problem.shards]
+    executor = problem.executor
+    shared = executor.share(centroids)
+    final: Final = executor.map_reduce(problem.rows, finish_shard, Final.merge, problem.shared, shared, keep_labels)
+    labels = problem.rows.map(_labels) if keep_labels else []
     return FitResult(
         centroids=centroids,
         labels=None if not keep_labels else labels[0] if len(labels) == 1 else np.concatenate(labels),
         inertia=to_float(final.inertia),
         counts=final.stats.counts,
-        weights=final.stats.weights(problem.grid),
+        weights=final.stats.weights(problem.fixed.grid),
         n_samples=problem.scan.n_samples,
         total_weight=problem.total_weight,
         n_iter=len(history),
@@ -618,10 +647,15 @@ def finish(
     )
 
 
+def _labels(shard: Shard) -> Any:
+    """What :meth:`Shard.finish` left."""
+    return shard.labels
+
+
 def doubts_of(problem: Problem, result: FitResult) -> tuple[str, ...]:
     """What is only doubtful in the data."""
     constant = np.flatnonzero(problem.scan.minimum == problem.scan.maximum)
-    return doubts(constant, problem.shards[0].source.names, result.counts)
+    return doubts(constant, problem.names, result.counts)
 
 
 def doubts(constant: np.ndarray, names: tuple[str, ...] | None, counts: np.ndarray) -> tuple[str, ...]:

@@ -235,15 +235,15 @@ def _one_start(sample: Problem, method: Init, k: int, seed: int, source: Source)
     """Centroids of one start, in the dtype of the rows."""
     breathing = isinstance(method, str) and method == "breathing"
     found = start_from(sample, "random" if breathing else method, k, seed, source)
-    centroids = np.ascontiguousarray(found, dtype=sample.dtype)
+    centroids = np.ascontiguousarray(found, dtype=sample.fixed.dtype)
     return breathe(sample, centroids, seed) if breathing and sample.scan.n_positive > k else centroids
 
 
 def _inertia(sample: Problem, centroids: np.ndarray) -> int:
     """Exact inertia of the sample."""
     shard = sample.shards[0]
-    shard.begin(sample.grid)
-    return shard.finish(centroids, sample.frame, keep_labels=False).inertia
+    shard.begin(sample.fixed.grid)
+    return shard.finish(centroids, sample.fixed.frame, keep_labels=False).inertia
 
 
 def stream_step(
@@ -298,7 +298,7 @@ def stream_step(
         )
     centroids = np.ascontiguousarray(state.centroids, dtype=rows.dtype)
     for shard in problem.shards:
-        shard.begin(problem.grid)
+        shard.begin(problem.fixed.grid)
     seen = observe(problem, centroids)
     return update(state, seen, half_life=half_life, max_move=max_move, spherical=metric == "cosine")
 
@@ -308,5 +308,5 @@ def _method(init: Init, n_init: int | str, problem: Problem, k: int) -> tuple[In
     method: Init = "breathing" if isinstance(init, str) and init == "auto" else init
     if isinstance(method, str) and method == "breathing":
         return method, 1 if n_init == "auto" else positive("n_init", n_init)
-    method, starts = resolve_init(method, n_init, problem.scan.n_samples, len(problem.reference), k)
+    method, starts = resolve_init(method, n_init, problem.scan.n_samples, len(problem.fixed.reference), k)
     return method, min(starts, 3) if n_init == "auto" else starts

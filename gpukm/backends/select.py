@@ -29,6 +29,10 @@ class Selection:
     backend: Backend
     rejected: tuple[tuple[str, str], ...]
 
+    def open(self) -> Backend:
+        """The backend: it is open already."""
+        return self.backend
+
 
 def probe() -> list[tuple[str, bool, str]]:
     """(name, usable, reason or description) of every backend, best first."""

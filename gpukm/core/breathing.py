@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpukm.core.lloyd import Problem, iterate
+from gpukm.core.lloyd import Problem, finish_shard, iterate
 from gpukm.core.shard import Final
 from gpukm.core.swaps import grow, shrink
 
@@ -53,7 +53,6 @@ def _settle(problem: Problem, centroids: np.ndarray) -> tuple[np.ndarray, int]:
     """A few Lloyd steps, and the exact inertia after them."""
     for state in iterate(replace(problem, max_iter=STEPS, tol=0.0), centroids):
         centroids = state.centroids
-    final: Final = problem.executor.map_reduce(
-        lambda shard: shard.finish(centroids, problem.frame, False), problem.shards, Final.merge
-    )
+    shared = problem.executor.share(centroids)
+    final: Final = problem.executor.map_reduce(problem.rows, finish_shard, Final.merge, problem.shared, shared, False)
     return centroids, final.inertia

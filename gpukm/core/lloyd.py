@@ -3,37 +3,155 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
+from typing import Any
 
 import numpy as np
 
-from gpukm.backends.base import Effort, Frame, Made
+from gpukm.backends.base import Backend, Effort, Frame, Made
 from gpukm.core.exact import fold, row_distances, to_float
 from gpukm.core.result import IterationRecord, StopReason
 from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates, plain
 from gpukm.core.stats import ClusterStats, Grid
-from gpukm.executors.local import LocalExecutor
+from gpukm.executors.base import Executor, Handle, Opener, Placement
+
+#: Numbers of loops: a shard begins anew for every one of them, wherever it is opened.
+_RUNS = count(1)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What stays the same during a fit: the shards, what the first look at them told, and the rules to stop."""
+class Fixed:
+    """What every step of a fit is given.
 
-    shards: Sequence[Shard]
-    executor: LocalExecutor
-    scan: Scan
+    Attributes
+    ----------
+    grid : Grid
+    frame : Frame
+    reference : ndarray of shape (n_features,)
+        A point near the data, in the working dtype.
+    dtype : numpy.dtype
+        Of the centroids.
+    spherical : bool
+        Centroids have length one.
+    """
+
     grid: Grid
     frame: Frame
     reference: np.ndarray
     dtype: np.dtype
+    spherical: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same during a fit: the rows, what the first look at them told, and the rules to stop.
+
+    Attributes
+    ----------
+    rows : Placement
+        Shards.
+    executor : Executor
+    backend : Opener
+        The backend of work that is no shard's.
+    scan : Scan
+    sizes : tuple of int
+        Kept rows of each shard.
+    weighted : bool
+        Whether rows have weights.
+    fixed : Fixed
+    max_iter : int
+    tol : float
+    names : tuple of str or None
+        Of the features.
+    """
+
+    rows: Placement
+    executor: Executor
+    backend: Opener
+    scan: Scan
+    sizes: tuple[int, ...]
+    weighted: bool
+    fixed: Fixed
     max_iter: int
     tol: float
-    spherical: bool
+    names: tuple[str, ...] | None = None
+
+    @cached_property
+    def shared(self) -> Handle:
+        """What steps get for ``fixed``."""
+        return self.executor.share(self.fixed)
 
     @property
     def total_weight(self) -> float:
         """Summed sample weight."""
         return to_float(self.scan.weight)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards, of a fit in this process."""
+        shards: list[Shard] = self.rows.parts  # type: ignore[attr-defined]
+        return shards
+
+
+class Centroids:
+    """Centroids that lie where steps and means are made, in pieces of consecutive ones."""
+
+    def __init__(self, problem: Problem, handles: Sequence[Handle]) -> None:
+        self._executor, self.handles = problem.executor, list(handles)
+
+    @classmethod
+    def of(cls, problem: Problem, array: np.ndarray) -> Centroids:
+        """Share centroids (n_clusters, n_features) that are here."""
+        found = cls(problem, [problem.executor.share(Moved(array[part])) for part in _parts(problem, *array.shape)])
+        found.array = array
+        return found
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """All of them, here."""
+        return _joined([self._executor.fetch(handle) for handle in self.handles])
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Some consecutive centroids after an iteration, and what it told of them; only ``centroids`` at first.
+
+    Attributes
+    ----------
+    centroids : ndarray of shape (n, n_features)
+    shifts, gains : ndarray of float64 of shape (n,)
+        As of :meth:`Backend.means`.
+    empty : ndarray of int64
+        Numbers of clusters that have no centre of their own.
+    settled : bool
+        All are as they were.
+    totals : ClusterStats or None
+        All sums together, after the first iteration.
+    step : Step or None
+        What labelling took, on the first piece; without sums.
+    """
+
+    centroids: np.ndarray
+    shifts: np.ndarray = field(default_factory=lambda: np.empty(0))
+    gains: np.ndarray = field(default_factory=lambda: np.empty(0))
+    empty: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    settled: bool = False
+    totals: ClusterStats | None = None
+    step: Step | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an iteration comes to, all clusters together."""
+
+    shift: float
+    gain: float
+    empty: np.ndarray
+    settled: bool
+    totals: ClusterStats | None
+    step: Step
 
 
 @dataclass(frozen=True)
@@ -42,8 +160,8 @@ class LloydState:
 
     Attributes
     ----------
-    centroids : ndarray of shape (n_clusters, n_features)
-        What the last iteration arrived at.
+    reached : Centroids
+        What the last iteration arrived at, where it lies.
     records : tuple of IterationRecord
         Of the iterations since the state before.
     tolerance : float
@@ -56,7 +174,7 @@ class LloydState:
         How much of the labelling could be avoided.
     """
 
-    centroids: np.ndarray
+    reached: Centroids
     records: tuple[IterationRecord, ...]
     tolerance: float
     stop: StopReason | None
@@ -68,6 +186,11 @@ class LloydState:
     def record(self) -> IterationRecord:
         """Of the last iteration."""
         return self.records[-1]
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """What the last iteration arrived at, of shape (n_clusters, n_features); brought here when first asked for."""
+        return self.reached.array
 
 
 def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -> Iterator[LloydState]:
@@ -85,51 +208,140 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
     LloydState
         The last one has ``stop`` set.
     """
-    for shard in problem.shards:
-        shard.begin(problem.grid)
+    executor, run = problem.executor, next(_RUNS)
+    parts = _parts(problem, *centroids.shape)
+    cut = partial(_cut, parts=parts)
+    current = Centroids.of(problem, centroids)
     tolerance: float | None = None
     done, stop = first_iteration - 1, None
     while stop is None and done < problem.max_iter:
         begun = 0, 0
         if tolerance is not None:
-            for made in _made(problem, centroids, tolerance, problem.max_iter - done):
-                centroids, begun = made.centroids, made.pending or (0, 0)
+            for made in _made(problem, current, tolerance, problem.max_iter - done):
+                current, begun = Centroids.of(problem, made.centroids), made.pending or (0, 0)
                 if len(made.lines):
-                    state = _state_of(problem, made, tolerance, done)
+                    state = _state_of(problem, made, current, tolerance, done)
                     done, stop = state.record.iteration, state.stop
                     yield state
             if stop is not None or done == problem.max_iter:
                 return
-        step: Step = problem.executor.map_reduce(
-            lambda shard, c=centroids: shard.step(c, problem.frame),  # type: ignore[misc]
-            problem.shards,
-            Step.merge,
+        steps = problem.rows.reduce(
+            _step, Step.merge, problem.shared, run, *current.handles, cut=cut, pieces=len(parts)
         )
-        stats = step.stats
-        updated, shifts, gains = advance(problem, stats, centroids)
-        inertia = display_inertia(problem, fold(gains))
+        pieces = _moved(problem, parts, steps, current, tolerance is None)
+        told: Decision = executor.fetch(executor.apply(_decide, *pieces))
+        inertia, n_empty = display_inertia(problem, told.gain), len(told.empty)
         if tolerance is None:
-            tolerance = problem.tol * mean_variance(problem, stats)
-        n_empty = fill_empty(problem, stats, centroids)
+            assert told.totals is not None
+            tolerance = problem.tol * mean_variance(problem, told.totals)
+        step, settled, shift = told.step, told.settled, told.shift
         if n_empty:
-            updated, shifts, _ = advance(problem, stats, centroids)
-        shift, done = fold(shifts), done + 1
+            moves = _moves(problem, told.empty, *current.handles)
+            pieces = _moved(problem, parts, steps, current, False, moves)
+            told = executor.fetch(executor.apply(_decide, *pieces))
+            settled, shift = told.settled, told.shift
+        done += 1
         record = IterationRecord(done, inertia, shift, begun[0] + step.n_moved, n_empty)
-        stop = _stop_reason(problem, updated.tobytes() == centroids.tobytes(), shift, tolerance, done)
-        centroids = updated
+        stop = _stop_reason(problem, settled, shift, tolerance, done)
+        current = Centroids(problem, pieces)
         rechecked = begun[1] + step.n_rechecked
-        yield LloydState(centroids, (record,), tolerance, stop, step.n_scored, rechecked, step.effort)
+        yield LloydState(current, (record,), tolerance, stop, step.n_scored, rechecked, step.effort)
+        if executor.chain is not None and stop is None and done % executor.chain == 0:
+            current = Centroids.of(problem, current.array)
 
 
-def _made(problem: Problem, centroids: np.ndarray, tolerance: float, most: int) -> Iterator[Made]:
+#: Clusters and the rows they are given.
+Moves = Sequence[tuple[int, Candidate]]
+
+
+def _parts(problem: Problem, k: int, d: int) -> list[slice]:
+    """Consecutive centroids that are summed and moved together."""
+    n = min(k, problem.executor.pieces(16 * k * d))
+    return [slice(k * i // n, k * (i + 1) // n) for i in range(n)]
+
+
+def _joined(pieces: Sequence[Moved]) -> np.ndarray:
+    """All centroids; those of one piece as they are, by which a shard knows them again."""
+    return pieces[0].centroids if len(pieces) == 1 else np.concatenate([piece.centroids for piece in pieces])
+
+
+def _step(shard: Shard, fixed: Fixed, run: int, *pieces: Moved) -> Step:
+    """One shard's part of an iteration."""
+    shard.begin_run(run, fixed.grid)
+    return shard.step(_joined(pieces), fixed.frame)
+
+
+def _cut(step: Step, parts: Sequence[slice]) -> list[Step]:
+    """A step in pieces of clusters; what concerns them all stays with the first."""
+    none = Effort(frozenset(), 0, 0)
+    first = Step(step.stats.part(parts[0]), step.n_moved, step.n_scored, step.n_rechecked, step.effort)
+    return [first, *(Step(step.stats.part(part), 0, 0, 0, none) for part in parts[1:])]
+
+
+def _moved(
+    problem: Problem, parts: list[slice], steps: list[Handle], before: Centroids, first: bool, moves: Moves = ()
+) -> list[Handle]:
+    """All pieces moved."""
+    return [
+        problem.executor.apply(_move, problem.backend, problem.shared, part, step, piece, first, moves)
+        for part, step, piece in zip(parts, steps, before.handles, strict=True)
+    ]
+
+
+def _move(
+    backend: Opener, fixed: Fixed, part: slice, step: Step, before: Moved, first: bool, moves: Moves = ()
+) -> Moved:
+    """Move some centroids to where their sums say."""
+    stats = step.stats
+    empty = without_centre(fixed, stats)
+    if moves:
+        stats = stats.copy()
+        for cluster, candidate in moves:
+            for sign, target in ((-1, candidate.label), (1, cluster)):
+                if part.start <= target < part.stop:
+                    stats.add(candidate.x, candidate.weight, target - part.start, sign, fixed.grid)
+    updated, shifts, gains = advance(backend.open(), fixed, stats, before.centroids)
+    return Moved(
+        updated,
+        shifts,
+        gains,
+        part.start + np.flatnonzero(empty),
+        updated.tobytes() == before.centroids.tobytes(),
+        stats.total() if first else None,
+        Step(stats.part(slice(0, 0)), step.n_moved, step.n_scored, step.n_rechecked, step.effort),
+    )
+
+
+def _decide(*pieces: Moved) -> Decision:
+    """Put the pieces together, but for the centroids."""
+    steps = [piece.step for piece in pieces if piece.step is not None]
+    totals = [piece.totals for piece in pieces if piece.totals is not None]
+    step = steps[0]
+    for other in steps[1:]:
+        step = step.merge(other)
+    total = totals[0] if totals else None
+    for more in totals[1:]:
+        total = more if total is None else total.merge(more)
+    return Decision(
+        fold(np.concatenate([piece.shifts for piece in pieces])),
+        fold(np.concatenate([piece.gains for piece in pieces])),
+        np.concatenate([piece.empty for piece in pieces]),
+        all(piece.settled for piece in pieces),
+        total,
+        step,
+    )
+
+
+def _made(problem: Problem, current: Centroids, tolerance: float, most: int) -> Iterator[Made]:
     """Iterations that the backend makes by itself."""
-    if len(problem.shards) > 1 or problem.spherical:
+    parts: list[Shard] = getattr(problem.rows, "parts", [])
+    if len(parts) != 1 or problem.fixed.spherical:
         return iter(())
-    least = tolerance if problem.tol > 0 else -1.0
-    return problem.shards[0].run(centroids, problem.frame, problem.reference.astype(np.float64), least, most)
+    fixed, least = problem.fixed, tolerance if problem.tol > 0 else -1.0
+    return parts[0].run(current.array, fixed.frame, fixed.reference.astype(np.float64), least, most)
 
 
-def _state_of(problem: Problem, made: Made, tolerance: float, done: int) -> LloydState:
+def _state_of(problem: Problem, made: Made, reached: Centroids, tolerance: float, done: int) -> LloydState:
     """Say what a backend made."""
     records = tuple(
         IterationRecord(done + i, display_inertia(problem, gain), shift, int(moved), 0)
@@ -137,7 +349,7 @@ def _state_of(problem: Problem, made: Made, tolerance: float, done: int) -> Lloy
     )
     stop = _stop_reason(problem, made.settled, records[-1].shift, tolerance, records[-1].iteration)
     rows, rechecked = len(records) * problem.scan.n_samples, int(made.lines[:, 3].sum())
-    return LloydState(made.centroids, records, tolerance, stop, rows, rechecked, made.effort or plain(rows))
+    return LloydState(reached, records, tolerance, stop, rows, rechecked, made.effort or plain(rows))
 
 
 def _stop_reason(problem: Problem, settled: bool, shift: float, tolerance: float, iteration: int) -> StopReason | None:
@@ -149,32 +361,51 @@ def _stop_reason(problem: Problem, settled: bool, shift: float, tolerance: float
     return StopReason.MAX_ITER if iteration == problem.max_iter else None
 
 
-def fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
-    """Give empty clusters, in ascending order, the rows farthest from their centroids; return how many were empty."""
-    without_centre = stats.weights(problem.grid) <= 0
-    if problem.spherical:
-        without_centre |= ~(stats.hi.any(axis=1) | stats.lo.any(axis=1))
-    empty = np.flatnonzero(without_centre)
-    if not len(empty):
-        return 0
+def without_centre(fixed: Fixed, stats: ClusterStats) -> np.ndarray:
+    """Which clusters have no weight, or no direction, bool of shape (n_clusters,)."""
+    empty = stats.weights(fixed.grid) <= 0
+    if fixed.spherical:
+        empty |= ~(stats.hi.any(axis=1) | stats.lo.any(axis=1))
+    return empty
+
+
+def _moves(problem: Problem, empty: np.ndarray, *pieces: Handle) -> Moves:
+    """The rows farthest from their centroids for empty clusters, which are in ascending order."""
     n = len(empty)
     found: list[Candidate] = problem.executor.map_reduce(
-        lambda shard: shard.farthest(centroids, problem.frame, n),
-        problem.shards,
-        lambda a, b: first_candidates(a + b, n),
+        problem.rows, _farthest, partial(_first, n=n), problem.shared, n, *pieces
     )
     # Fewer candidates than empty clusters means fewer distinct rows than clusters: the rest stay as they are.
-    for cluster, candidate in zip(empty, found, strict=False):
-        stats.move(candidate.x, candidate.weight, candidate.label, int(cluster), problem.grid)
-    return n
+    return [(int(cluster), candidate) for cluster, candidate in zip(empty, found, strict=False)]
 
 
-def advance(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _farthest(shard: Shard, fixed: Fixed, n: int, *pieces: Moved) -> list[Candidate]:
+    """One shard's candidates."""
+    return shard.farthest(_joined(pieces), fixed.frame, n)
+
+
+def _first(a: list[Candidate], b: list[Candidate], n: int) -> list[Candidate]:
+    """The first n of both."""
+    return first_candidates(a + b, n)
+
+
+def fill_empty(problem: Problem, stats: ClusterStats, centroids: np.ndarray) -> int:
+    """Give empty clusters, in ascending order, the rows farthest from their centroids; return how many were empty."""
+    empty = np.flatnonzero(without_centre(problem.fixed, stats))
+    if len(empty):
+        for cluster, candidate in _moves(problem, empty, Moved(centroids)):
+            for sign, target in ((-1, candidate.label), (1, cluster)):
+                stats.add(candidate.x, candidate.weight, target, sign, problem.fixed.grid)
+    return len(empty)
+
+
+def advance(
+    backend: Backend, fixed: Fixed, stats: ClusterStats, centroids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Next centroids, their squared shifts, and the gains of :meth:`Backend.means`, each of length n_clusters."""
-    backend = problem.shards[0].backend
-    updated, shifts, gains = backend.means(stats, problem.grid, centroids, problem.reference.astype(np.float64))
-    if problem.spherical:
-        updated = _directions(problem, stats, centroids)
+    updated, shifts, gains = backend.means(stats, fixed.grid, centroids, fixed.reference.astype(np.float64))
+    if fixed.spherical:
+        updated = _directions(fixed, stats, centroids)
         shifts = row_distances(updated, centroids)
     return updated, shifts, gains
 
@@ -184,23 +415,25 @@ def display_inertia(problem: Problem, gain: float) -> float:
     return max(to_float(problem.scan.spread) + gain, 0.0)
 
 
-def _directions(problem: Problem, stats: ClusterStats, previous: np.ndarray) -> np.ndarray:
+def _directions(fixed: Fixed, stats: ClusterStats, previous: np.ndarray) -> np.ndarray:
     """Sums at length one, in the working dtype; a cluster without weight or direction keeps its centroid."""
-    sums = stats.sums(problem.grid)
+    sums = stats.sums(fixed.grid)
     # D to the origin, in the fixed tree, is the squared length.
     lengths = np.sqrt(row_distances(sums, np.zeros_like(sums)))[:, None]
-    used = (stats.weights(problem.grid)[:, None] > 0) & (lengths > 0)
+    used = (stats.weights(fixed.grid)[:, None] > 0) & (lengths > 0)
     mean = np.divide(sums, lengths, out=np.zeros_like(sums), where=used)
-    return np.where(used, mean.astype(problem.dtype), previous)
+    return np.where(used, mean.astype(fixed.dtype), previous)
 
 
-def mean_variance(problem: Problem, stats: ClusterStats) -> float:
-    """Mean over features of the weighted variance, from order-free totals."""
-    total = ClusterStats(
-        stats.hi.sum(0, keepdims=True), stats.lo.sum(0, keepdims=True), stats.counts.sum(keepdims=True)
-    )
-    total.normalise()
-    weight = problem.total_weight
-    mean = total.sums(problem.grid)[0] / weight
-    offset = float(row_distances(mean[None], problem.reference[None].astype(np.float64))[0])
+def mean_variance(problem: Problem, total: ClusterStats) -> float:
+    """Mean over features of the weighted variance, from the order-free total of all clusters."""
+    weight, reference = problem.total_weight, problem.fixed.reference
+    mean = total.sums(problem.fixed.grid)[0] / weight
+    offset = float(row_distances(mean[None], reference[None].astype(np.float64))[0])
     return max(to_float(problem.scan.spread) / weight - offset, 0.0) / len(mean)
+
+
+def finish_shard(shard: Shard, fixed: Fixed, centroids: np.ndarray, keep_labels: bool) -> Any:
+    """Final labels of one shard against the centroids; see :meth:`Shard.finish`."""
+    shard.begin_once(fixed.grid)
+    return shard.finish(centroids, fixed.frame, keep_labels)

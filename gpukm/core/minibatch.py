@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -28,7 +29,8 @@ from gpukm.core.lloyd import (
 )
 from gpukm.core.portions import Portions, portion
 from gpukm.core.result import IterationRecord, StopReason
-from gpukm.core.shard import Shard, Step
+from gpukm.core.shard import Scan, Shard, Step
+from gpukm.executors.local import LocalPlacement
 
 #: Gain over noise at which a batch is used up.
 GROWTH = 0.1
@@ -91,24 +93,20 @@ def iterate(
         One a step; the last one has ``stop`` set.
     """
     for shard in (*problem.shards, first):
-        shard.begin(problem.grid)
+        shard.begin(problem.fixed.grid)
     batch = on(problem, [first])
     left = problem.max_iter * problem.scan.n_samples
     before, number = math.inf, 0
     while True:
         number += 1
-        step: Step = batch.executor.map_reduce(
-            lambda shard, c=centroids, b=batch: shard.step(c, b.frame),  # type: ignore[misc]
-            batch.shards,
-            Step.merge,
-        )
-        stats = step.stats
-        updated, moves, gains = advance(batch, stats, centroids)
+        step = reduce(Step.merge, [shard.step(centroids, batch.fixed.frame) for shard in batch.shards])
+        stats, backend = step.stats, batch.backend.open()
+        updated, moves, gains = advance(backend, batch.fixed, stats, centroids)
         inertia = display_inertia(batch, fold(gains))
         n_empty = fill_empty(batch, stats, centroids)
         if n_empty:
-            updated, moves, _ = advance(batch, stats, centroids)
-        weights = stats.weights(batch.grid)
+            updated, moves, _ = advance(backend, batch.fixed, stats, centroids)
+        weights = stats.weights(batch.fixed.grid)
         shift = fold(moves)
         gain = fold(weights * moves) / inertia if inertia > 0 else 0.0
         unseen = 1 - batch.scan.n_positive / problem.scan.n_positive
@@ -121,7 +119,7 @@ def iterate(
             stop = StopReason.CONVERGED
         elif excess <= max_excess and not n_empty and _own_noise(batch, centroids, unseen) <= max_excess:
             stop = StopReason.EXCESS
-        elif problem.tol > 0 and not unseen and shift <= problem.tol * mean_variance(batch, stats):
+        elif problem.tol > 0 and not unseen and shift <= problem.tol * mean_variance(batch, stats.total()):
             stop = StopReason.TOLERANCE
         elif left <= 0:
             stop = StopReason.MAX_ITER
@@ -146,10 +144,16 @@ def iterate(
 
 def on(problem: Problem, shards: list[Shard]) -> Problem:
     """The same fit on the rows of these shards."""
-    scan = shards[0].scan(problem.reference)
-    for shard in shards[1:]:
-        scan = scan.merge(shard.scan(problem.reference))
-    return replace(problem, shards=shards, scan=scan)
+    scan = reduce(Scan.merge, [shard.scan(problem.fixed.reference) for shard in shards])
+    return _with(problem, shards, scan)
+
+
+def _with(problem: Problem, shards: list[Shard], scan: Scan) -> Problem:
+    """The same fit on shards that have been looked at."""
+    for number, shard in enumerate(shards):
+        shard.number = number
+    sizes = tuple(shard.n_samples for shard in shards)
+    return replace(problem, rows=LocalPlacement(shards), scan=scan, sizes=sizes)
 
 
 def _rest(gain: float, before: float) -> float:
@@ -167,10 +171,10 @@ def _grown(problem: Problem, batch: Problem, portions: Portions) -> Problem:
         end = portions.available
     if end > rows:
         shard = portion(problem, portions.take(rows, end))
-        scan = batch.scan.merge(shard.scan(problem.reference))
-        return replace(batch, shards=[*batch.shards, shard], scan=scan)
+        scan = batch.scan.merge(shard.scan(problem.fixed.reference))
+        return _with(batch, [*batch.shards, shard], scan)
     # The first look at rows in memory left out their spread, which only this stage needs.
-    return on(problem, list(problem.shards)) if resident else problem
+    return on(problem, problem.shards) if resident else problem
 
 
 def _own_noise(batch: Problem, centroids: np.ndarray, unseen: float) -> float:
@@ -180,7 +184,7 @@ def _own_noise(batch: Problem, centroids: np.ndarray, unseen: float) -> float:
     k = len(centroids)
     squares, rows = np.zeros(k), np.zeros(k)
     for shard in batch.shards:
-        for block, labels, _ in shard.labelled(centroids, batch.frame):
+        for block, labels, _ in shard.labelled(centroids, batch.fixed.frame):
             d = shard.backend.distances(block.x, centroids, labels)
             own = shard.backend.fetch(labels)
             squares += np.bincount(own, d if block.weight is None else block.weight * d, k)

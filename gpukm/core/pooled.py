@@ -9,6 +9,7 @@ gain as others are chosen; and those not chosen stay in the pool.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from gpukm.backends.base import Backend, Frame
 from gpukm.core import rng
 from gpukm.core.lloyd import Problem
 from gpukm.core.rng import Purpose
-from gpukm.core.seeding import DRAW_BITS, Draws, Integers, first_exponent, gather, quantised_weights
+from gpukm.core.seeding import DRAW_BITS, Draws, Integers, WeightGrid, first_exponent, gather_there
 from gpukm.core.shard import Shard
+from gpukm.executors.base import Handle, Opener
 
 #: The part of the potential at which candidates are drawn anew: those there are may have none where it is left.
 _LEFT = 4
@@ -64,74 +66,79 @@ def pooled(problem: Problem, k: int, seed: int) -> np.ndarray:
     k, seed : int
     """
     shape = Shape.of(problem.scan.n_positive, k)
-    x, weight = stratified(problem, shape.rows, seed)
-    return _choose(problem.shards[0].backend, problem.frame, x, weight, k, shape.trials, seed)
+    executor, sample = problem.executor, stratified(problem, shape.rows, seed)
+    chosen: np.ndarray = executor.fetch(
+        executor.apply(_choose, problem.backend, problem.fixed.frame, sample, k, shape.trials, seed)
+    )
+    return chosen
 
 
-def stratified(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+#: Rows, and what each stands for; None where all stand for one part.
+Sample = tuple[np.ndarray, np.ndarray | None]
+
+
+def stratified(problem: Problem, m: int, seed: int) -> Handle:
     """Draw about m rows in proportion to weight, one from each m-th part of the total, in one pass over the rows.
 
     Rows so heavy that they would be drawn for sure are taken with their weight, and the others drawn from what is left.
 
     Returns
     -------
-    x : ndarray of shape (n, n_features)
-    weight : ndarray of float64 of shape (n,) or None
-        What each stands for, one being a part; or, where that would be nearly all rows, all of positive weight with
-        their weights.
+    Handle of (x, weight)
+        ``x`` of shape (n, n_features); ``weight`` float64 of shape (n,) or None, what each stands for, one being a
+        part. Where that would be nearly all rows, all of positive weight with their weights.
     """
+    executor = problem.executor
     if m >= problem.scan.n_positive:
-        parts = [(shard.backend.fetch(b.x), b.weight) for shard in problem.shards for b in shard.blocks()]
-        weights = [np.ones(len(x)) if w is None else w for x, w in parts]
-        x, weight = np.concatenate([x for x, _ in parts]), np.concatenate(weights)
-        used = weight > 0
-        x = x if used.all() else x[used]
-        return x, None if all(w is None for _, w in parts) else weight[used]
-    if any(w is not None for shard in problem.shards for _, w in shard.row_weights()):
+        found = problem.rows.reduce(_used, operator.add)[0]
+        return executor.apply(_all_used, found, problem.weighted)
+    if problem.weighted:
         return _stratified_by_weight(problem, m, seed)
     targets = rng.strata(problem.scan.n_samples, m, seed, Purpose.START_SAMPLE, 0)
-    ends = np.cumsum([shard.n_samples for shard in problem.shards])
+    ends = np.cumsum(problem.sizes)
     shard = np.searchsorted(ends, targets, side="right")
-    return gather(problem, np.column_stack([shard, targets - np.concatenate([[0], ends])[shard]])), None
+    places = np.column_stack([shard, targets - np.concatenate([[0], ends])[shard]])
+    return executor.apply(_with_weights, gather_there(problem, places), None)
 
 
-def _stratified_by_weight(problem: Problem, m: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _used(shard: Shard) -> list[tuple[int, np.ndarray, np.ndarray | None]]:
+    """A shard's number, and its rows of positive weight with their weights, block by block."""
+    found = []
+    for block in shard.blocks():
+        x, weight = shard.backend.fetch(block.x), block.weight
+        if weight is not None and not (weight > 0).all():
+            x, weight = x[weight > 0], weight[weight > 0]
+        found.append((shard.number, x, weight))
+    return found
+
+
+def _all_used(found: list[tuple[int, np.ndarray, np.ndarray | None]], weighted: bool) -> Sample:
+    """All rows of positive weight, in order."""
+    parts = sorted(found, key=lambda part: part[0])
+    x = np.concatenate([x for _, x, _ in parts])
+    if not weighted:
+        return x, None
+    return x, np.concatenate([np.ones(len(x)) if w is None else w for _, x, w in parts])
+
+
+def _with_weights(x: np.ndarray, weight: np.ndarray | None) -> Sample:
+    """Rows and what they stand for."""
+    return x, weight
+
+
+def _stratified_by_weight(problem: Problem, m: int, seed: int) -> Handle:
     """About m rows in proportion to their weights."""
+    grid = WeightGrid.of(problem)
     least = 1 << 62  # from which on a row is taken for sure
-
-    def light(shard: Shard) -> Iterator[Integers]:
-        """Weights as integers, those of heavy rows as zero."""
-        for q in quantised_weights(problem, shard):
-            yield Integers(np.where(q < least, q, 0))
-
-    def weighed(shard: Shard) -> tuple[int, int, int]:
-        """Total and largest of the light weights, and how many rows are heavy."""
-        total = largest = n_heavy = 0
-        for q in quantised_weights(problem, shard):
-            lighter = q[q < least]
-            total, largest = total + int(lighter.sum()), max(largest, int(lighter.max(initial=0)))
-            n_heavy += len(q) - len(lighter)
-        return total, largest, n_heavy
-
-    def heavy(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-        """Heavy rows and their weights as integers."""
-        rows, weights, start = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
-        for q in quantised_weights(problem, shard):
-            here = np.flatnonzero(q >= least)
-            rows.append(start + here)
-            weights.append(q[here])
-            start += len(q)
-        return np.concatenate(rows), np.concatenate(weights)
-
     while True:
-        totals, largest, counts = zip(*problem.executor.map(weighed, problem.shards), strict=True)
-        draws, n_heavy = Draws(problem.shards, light, list(totals)), sum(counts)
+        totals, largest, counts = zip(*problem.rows.map(_weighed, grid, least), strict=True)
+        draws, n_heavy = Draws(problem.rows, _light, (grid, least), {}, list(totals)), sum(counts)
         part = draws.total / max(1, m - n_heavy)
         # Where heavy rows are taken out parts are smaller, and others may be heavy.
         if not draws.total or max(largest) < part:
             break
         least = math.ceil(part)
-    found = problem.executor.map(heavy, problem.shards)
+    found = problem.rows.map(_heavy, grid, least)
     places = np.concatenate([np.column_stack([np.full(len(rows), i), rows]) for i, (rows, _) in enumerate(found)])
     weight = np.concatenate([q for _, q in found]) / (part or 1.0)
     if draws.total:
@@ -139,13 +146,41 @@ def _stratified_by_weight(problem: Problem, m: int, seed: int) -> tuple[np.ndarr
         others, times = np.unique(draws.locate(targets), axis=0, return_counts=True)
         places, weight = np.concatenate([places, others]), np.concatenate([weight, times])
     order = np.lexsort((places[:, 1], places[:, 0]))
-    return gather(problem, places[order]), None if (weight == 1).all() else weight[order]
+    w = None if (weight == 1).all() else weight[order]
+    return problem.executor.apply(_with_weights, gather_there(problem, places[order]), w)
 
 
-def _choose(
-    backend: Backend, frame: Frame, x: np.ndarray, weight: np.ndarray | None, k: int, trials: int, seed: int
-) -> np.ndarray:
-    """Choose k rows; where all coincide with a centre the first is repeated."""
+def _light(shard: Shard, grid: WeightGrid, least: int) -> Iterator[Integers]:
+    """Weights as integers, those of heavy rows as zero."""
+    for q in grid(shard):
+        yield Integers(np.where(q < least, q, 0))
+
+
+def _weighed(shard: Shard, grid: WeightGrid, least: int) -> tuple[int, int, int]:
+    """Total and largest of the light weights, and how many rows are heavy."""
+    total = largest = n_heavy = 0
+    for q in grid(shard):
+        lighter = q[q < least]
+        total, largest = total + int(lighter.sum()), max(largest, int(lighter.max(initial=0)))
+        n_heavy += len(q) - len(lighter)
+    return total, largest, n_heavy
+
+
+def _heavy(shard: Shard, grid: WeightGrid, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Heavy rows and their weights as integers."""
+    rows, weights, start = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    for q in grid(shard):
+        here = np.flatnonzero(q >= least)
+        rows.append(start + here)
+        weights.append(q[here])
+        start += len(q)
+    return np.concatenate(rows), np.concatenate(weights)
+
+
+def _choose(opener: Opener, frame: Frame, sample: Sample, k: int, trials: int, seed: int) -> np.ndarray:
+    """Choose k rows of a sample; where all coincide with a centre the first is repeated."""
+    backend: Backend = opener.open()
+    x, weight = sample
     chosen = _first_row(len(x), weight, seed)
     drawn = 0
     for stride in (_FEWER**2, _FEWER, 1):

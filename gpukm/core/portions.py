@@ -112,7 +112,7 @@ class _Reservoir:
 def portion(problem: Problem, rows: ArraySource) -> Shard:
     """Make a shard of copied rows, on the grid of the whole fit."""
     shard = Shard(rows, problem.shards[0].backend, max(len(rows.x), 1))
-    shard.begin(problem.grid)
+    shard.begin(problem.fixed.grid)
     return shard
 
 

@@ -38,6 +38,7 @@ class Scan:
     n_rows: int
     n_samples: int
     n_positive: int
+    weighted: bool
     minimum: np.ndarray
     maximum: np.ndarray
     weight: int
@@ -50,6 +51,7 @@ class Scan:
             self.n_rows + other.n_rows,
             self.n_samples + other.n_samples,
             self.n_positive + other.n_positive,
+            self.weighted or other.weighted,
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
             self.weight + other.weight,
@@ -188,6 +190,8 @@ class Shard:
         Memory that labels and trackers of rows that are not in memory may take; later blocks go without.
     resident : bool
         Keep rows that are in memory where the backend works, all at once.
+    number : int
+        Which of the shards this is.
     """
 
     def __init__(
@@ -199,8 +203,9 @@ class Shard:
         stop: int | None = None,
         follow_bytes: int = 0,
         resident: bool = True,
+        number: int = 0,
     ) -> None:
-        self.source, self.backend, self.batch_rows = source, backend, batch_rows
+        self.source, self.backend, self.batch_rows, self.number = source, backend, batch_rows, number
         self.start, self.stop, self.follow_bytes = start, stop, follow_bytes
         self.in_memory = source.array() is not None or source.placed() is not None
         self.resident = resident and self.in_memory
@@ -217,8 +222,14 @@ class Shard:
         self._followed: list[_Followed | None] = []  # a block; those beyond are not known yet
         self._follow_room = follow_bytes
         self._grid: Grid | None = None
-        self.nearest: RowState | None = None
+        self._run = 0
+        self._nearest: RowState | None = None
+        self._seeding: tuple[int, int] = (0, 0)  # which seeding, and how many of its seeds have been looked at
         self._weights: RowState | None = None
+
+    def open(self) -> Shard:
+        """Itself: it is open already."""
+        return self
 
     def blocks(self) -> Iterator[Block]:
         """All kept rows in order."""
@@ -318,6 +329,7 @@ class Shard:
             n_rows,
             len(x),
             n_used,
+            w is not None,
             minimum,
             maximum,
             len(x) << 1126 if w is None else int(exact_sum(w)),  # type: ignore[arg-type]
@@ -330,6 +342,17 @@ class Shard:
         self._grid, self._labels, self._labels_for, self._sums, self._found = grid, None, None, None, None
         self._tracker, self._spare = None, None
         self._followed, self._follow_room = [], self.follow_bytes
+
+    def begin_run(self, run: int, grid: Grid) -> None:
+        """Begin, unless this loop has begun here already."""
+        if self._run != run:
+            self.begin(grid)
+            self._run = run
+
+    def begin_once(self, grid: Grid) -> None:
+        """Begin, unless some fit has begun here already."""
+        if self._grid is None:
+            self.begin(grid)
 
     def step(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Label every row and sum it into its cluster."""
@@ -486,31 +509,60 @@ class Shard:
             else:
                 yield rows, None if self._weights is None else self._weights.read(rows)
 
+    def look_at_seeds(self, seeding: int, seeds: np.ndarray) -> None:
+        """Lower the distance of every row to the nearest seed, by those seeds that have not been looked at yet."""
+        if self._seeding[0] != seeding or self._nearest is None:
+            self.forget_seeds()
+            place = self.backend if self.resident else None
+            self._nearest, self._seeding = RowState(self.n_samples, np.float64, np.inf, place), (seeding, 0)
+        newest = seeds[self._seeding[1] :]
+        if len(newest):
+            for block in self.blocks():
+                nearest = self._nearest.read(block.rows)
+                self.backend.lower(nearest, block.x, newest)
+                self._nearest.write(block.rows, nearest)
+        self._seeding = seeding, len(seeds)
+
+    def forget_seeds(self) -> None:
+        """Free what :meth:`look_at_seeds` keeps."""
+        if self._nearest is not None:
+            self._nearest.close()
+        self._nearest = None
+
     def nearest_seeds(self) -> Iterator[tuple[Any, Any]]:
         """Squared distances to the nearest seed so far, float64 (n,), and weights, range by range.
 
         Those of rows that are kept where the backend works are there as well, others are NumPy's.
         """
-        if self.nearest is None:
+        if self._nearest is None:
             raise RuntimeError("seeding has not begun on this shard")
         if self.resident:
             block = self._block()
-            yield self.nearest.read(block.rows), block.placed_weight
+            yield self._nearest.read(block.rows), block.placed_weight
             return
         for rows, weight in self.row_weights():
-            yield self.nearest.read(rows), weight
+            yield self._nearest.read(rows), weight
 
     def with_nearest(self) -> Iterator[tuple[Block, Any]]:
         """Blocks with the squared distance of each row to the nearest seed so far, (n,) float64."""
-        if self.nearest is None:
+        if self._nearest is None:
             raise RuntimeError("seeding has not begun on this shard")
         for block in self.blocks():
-            yield block, self.nearest.read(block.rows)
+            yield block, self._nearest.read(block.rows)
 
-    def set_nearest(self, block: Block, values: Any) -> None:
-        """Store what :meth:`with_nearest` gave, changed in place."""
-        if self.nearest is not None:
-            self.nearest.write(block.rows, values)
+    def head(self, n: int) -> np.ndarray:
+        """The first kept rows, n at most, of shape (at most n, n_features)."""
+        parts, found = [np.empty((0, self.source.n_features), self.source.dtype)], 0
+        x = self.source.array() if self.in_memory and self.source.placed() is None else None
+        if x is not None:
+            return x[self.start : self.stop][:n]
+        # As many as asked for, however few of them a batch holds: where rows are dropped, or a file's groups are small.
+        for batch in self.source.batches(n, self.start, self.stop):
+            parts.append(batch.x[: n - found])
+            found += len(parts[-1])
+            if found == n:
+                break
+        return np.concatenate(parts)
 
     def farthest(self, centroids: np.ndarray, frame: Frame, n: int) -> list[Candidate]:
         """The n rows of positive weight farthest from their centroid, best first."""

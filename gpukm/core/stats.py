@@ -91,11 +91,26 @@ class ClusterStats:
     def merge(self, other: ClusterStats) -> ClusterStats:
         """Return the statistics of both parts together; exact and in any order."""
         merged = ClusterStats(self.hi + other.hi, self.lo + other.lo, self.counts + other.counts)
-        if self.weight_hi is not None and self.weight_lo is not None:
-            merged.weight_hi = self.weight_hi + other.weight_hi
-            merged.weight_lo = self.weight_lo + other.weight_lo
+        # Statistics of no rows may not know of weights.
+        heavy = [part for part in (self, other) if part.weight_hi is not None and part.weight_lo is not None]
+        if heavy:
+            merged.weight_hi = sum(part.weight_hi for part in heavy)  # type: ignore[misc,assignment]
+            merged.weight_lo = sum(part.weight_lo for part in heavy)  # type: ignore[misc,assignment]
         merged.normalise()
         return merged
+
+    def part(self, clusters: slice) -> ClusterStats:
+        """Views of the statistics of some consecutive clusters."""
+        weights = [None if w is None else w[clusters] for w in (self.weight_hi, self.weight_lo)]
+        return ClusterStats(self.hi[clusters], self.lo[clusters], self.counts[clusters], *weights)
+
+    def total(self) -> ClusterStats:
+        """Statistics of all clusters together, as of one; without weights."""
+        total = ClusterStats(
+            self.hi.sum(0, keepdims=True), self.lo.sum(0, keepdims=True), self.counts.sum(keepdims=True)
+        )
+        total.normalise()
+        return total
 
     def copy(self) -> ClusterStats:
         """Return an independent copy."""
@@ -118,17 +133,16 @@ class ClusterStats:
         """Weighted sums rounded once, float64 of shape (n_clusters, n_features)."""
         return np.ldexp(limbs_to_float(self.hi, self.lo), -grid.exponents)
 
-    def move(self, x: np.ndarray, weight: float, source: int, target: int, grid: Grid) -> None:
-        """Move one row x (n_features,) from one cluster's statistics to another's."""
+    def add(self, x: np.ndarray, weight: float, cluster: int, sign: int, grid: Grid) -> None:
+        """Add one row x (n_features,) to a cluster's statistics, or with ``sign`` -1 take it away."""
         hi, lo = split(weight * x.astype(np.float64) * grid.scales)
-        for sign, cluster in ((-1, source), (1, target)):
-            self.hi[cluster] += sign * hi.astype(np.int64)
-            self.lo[cluster] += sign * lo.astype(np.int64)
-            self.counts[cluster] += sign
-            if self.weight_hi is not None and self.weight_lo is not None:
-                w_hi, w_lo = split(np.array(weight * grid.weight_scale))
-                self.weight_hi[cluster] += sign * np.int64(w_hi)
-                self.weight_lo[cluster] += sign * np.int64(w_lo)
+        self.hi[cluster] += sign * hi.astype(np.int64)
+        self.lo[cluster] += sign * lo.astype(np.int64)
+        self.counts[cluster] += sign
+        if self.weight_hi is not None and self.weight_lo is not None:
+            w_hi, w_lo = split(np.array(weight * grid.weight_scale))
+            self.weight_hi[cluster] += sign * np.int64(w_hi)
+            self.weight_lo[cluster] += sign * np.int64(w_lo)
         self.normalise()
 
 

@@ -99,16 +99,16 @@ def observe(problem: Problem, centroids: np.ndarray) -> Seen:
     k, d = centroids.shape
     squares, sums = np.zeros(k), None
     for shard in problem.shards:
-        for block, labels, _ in shard.labelled(centroids, problem.frame):
+        for block, labels, _ in shard.labelled(centroids, problem.fixed.frame):
             backend = shard.backend
             if sums is None:
                 sums = backend.sums(k, d, block.weight is not None)
-            backend.accumulate(sums, block.x, block.placed_weight, labels, None, problem.grid)
+            backend.accumulate(sums, block.x, block.placed_weight, labels, None, problem.fixed.grid)
             distances = backend.distances(block.x, centroids, labels)
             own = backend.fetch(labels)
             squares += np.bincount(own, distances if block.weight is None else block.weight * distances, k)
     stats = ClusterStats.zero(k, d, False) if sums is None else problem.shards[0].backend.collect(sums)
-    return Seen(stats.sums(problem.grid), stats.weights(problem.grid), squares, stats.counts)
+    return Seen(stats.sums(problem.fixed.grid), stats.weights(problem.fixed.grid), squares, stats.counts)
 
 
 def update(

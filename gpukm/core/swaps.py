@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpukm.backends.base import Backend
 from gpukm.core.exact import exact_sum_by, to_float
-from gpukm.core.lloyd import Problem
+from gpukm.core.lloyd import Fixed, Problem
 from gpukm.core.rng import Purpose, uniform
 from gpukm.core.shard import Shard
+from gpukm.executors.base import Opener
 
 #: Iterations of Lloyd between adding and taking away.
 GROWN_ITERATIONS = 10
@@ -57,7 +59,7 @@ def grow(problem: Problem, centroids: np.ndarray, size: int, seed: int, number: 
     if length == 0:
         return None
     draws = uniform(seed, Purpose.SWAP, number << 32, len(worst) * d).reshape(-1, d)
-    beside = (centroids[worst] + length * (2 * draws - 1)).astype(problem.dtype)
+    beside = (centroids[worst] + length * (2 * draws - 1)).astype(problem.fixed.dtype)
     return np.concatenate([centroids, beside])
 
 
@@ -66,8 +68,14 @@ def shrink(problem: Problem, centroids: np.ndarray, size: int) -> np.ndarray:
 
     The nearest other centroid of one that goes will get its rows, so its own use says little from then on; it stays.
     """
-    uses = errors(problem, centroids).use
-    backend = problem.shards[0].backend
+    executor, uses = problem.executor, errors(problem, centroids).use
+    left: np.ndarray = executor.fetch(executor.apply(_without, problem.backend, centroids, uses, size))
+    return left
+
+
+def _without(opener: Opener, centroids: np.ndarray, uses: np.ndarray, size: int) -> np.ndarray:
+    """The centroids that stay."""
+    backend: Backend = opener.open()
     order = sorted(range(len(centroids)), key=lambda j: (uses[j], j))
     gone = np.zeros(len(centroids), bool)
     stays = gone.copy()
@@ -85,16 +93,15 @@ def shrink(problem: Problem, centroids: np.ndarray, size: int) -> np.ndarray:
 
 def errors(problem: Problem, centroids: np.ndarray) -> Errors:
     """Measure every centroid in one pass over the rows."""
-    found: Errors = problem.executor.map_reduce(
-        lambda shard: _errors(shard, centroids, problem), problem.shards, Errors.merge
-    )
+    shared = problem.executor.share(centroids)
+    found: Errors = problem.executor.map_reduce(problem.rows, _errors, Errors.merge, problem.shared, shared)
     return found
 
 
-def _errors(shard: Shard, centroids: np.ndarray, problem: Problem) -> Errors:
+def _errors(shard: Shard, fixed: Fixed, centroids: np.ndarray) -> Errors:
     """The part of a shard's rows."""
     k = len(centroids)
-    prepared = shard.backend.prepare(centroids, problem.frame)
+    prepared = shard.backend.prepare(centroids, fixed.frame)
     total = Errors(np.zeros(k, dtype=object), np.zeros(k, dtype=object))
     for block in shard.blocks():
         labels, nearest, second = shard.backend.assign_two(block.x, prepared)

@@ -84,7 +84,7 @@ def test_a_pool_chooses_what_gains_most(backend: str, weighted: bool) -> None:
     d = given.shards[0].backend.cross_distances(x, x)
     nearest, expected, exponent = d[7].copy(), d[7].copy(), 40
     labels, centres = np.zeros(len(x), np.int32), [7]
-    pool = given.shards[0].backend.pool(x, w, labels, nearest, given.frame)
+    pool = given.shards[0].backend.pool(x, w, labels, nearest, given.fixed.frame)
 
     def share(v: np.ndarray) -> np.ndarray:
         """Potential of rows at such distances."""
@@ -212,7 +212,7 @@ def test_lists_stay_short_where_groups_far_away_get_the_first_centres(
     x = rng.normal(size=(n, 5)).astype(np.float32)
     x[: n // 20] += 1e4 * rng.normal(size=(k // 2, 5))[np.arange(n // 20) % (k // 2)]
     given = problem(ArraySource(x), k, backend)
-    pool = type(given.shards[0].backend.pool(x, None, np.zeros(n, np.int32), np.zeros(n), given.frame))
+    pool = type(given.shards[0].backend.pool(x, None, np.zeros(n, np.int32), np.zeros(n), given.fixed.frame))
     add = pool.add
 
     def counted(self: Pool, rows: np.ndarray) -> None:
