@@ -48,7 +48,8 @@ def pass_seconds(x: np.ndarray, k: int) -> float:
 def start(x: np.ndarray, k: int, init: str, seed: int) -> tuple[np.ndarray, float]:
     """A start and the seconds it took."""
     from gpukm.backends import select
-    from gpukm.functional import look_at, start_from
+    from gpukm.functional import start_from
+    from gpukm.problem import look_at
 
     rows = as_rows(x)
     problem = look_at(rows, select("cpu", "auto", None), k, 1, 0.0, "euclidean", None, None, 1)

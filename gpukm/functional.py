@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,23 +11,26 @@ import numpy as np
 
 from gpukm.backends import Selection
 from gpukm.backends.base import Frame
-from gpukm.backends.select import gpu_array, select_for
+from gpukm.backends.select import Choice, gpu_array, select_for
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
-from gpukm.core.lloyd import Fixed, LloydState, Problem, finish_shard, iterate
+from gpukm.core.lloyd import LloydState, Problem, finish_shard, iterate
 from gpukm.core.pooled import pooled
 from gpukm.core.result import FitResult, IterationRecord, StopReason, on_host
 from gpukm.core.seeding import auto_init, kmeans_plus_plus, random_rows
-from gpukm.core.shard import Final, Scan, Shard
-from gpukm.core.stats import Grid
+from gpukm.core.shard import Final, Shard
 from gpukm.errors import ConfigError, DataError
-from gpukm.executors.base import Placement
-from gpukm.executors.local import LocalExecutor
+from gpukm.executors.base import Executor
+from gpukm.executors.choose import executor_of
+from gpukm.problem import SHARDS_A_WORKER, holds, look_at, look_there, positive
 from gpukm.small import Rules, solve_small
 from gpukm.sources.base import Batch, Source
+from gpukm.sources.blocks import Blocks
 from gpukm.sources.csr import CsrSource
 
 Init = str | np.ndarray | Callable[..., Any]
+#: Rows in memory travel to workers in blocks of at most about so many bytes.
+_BLOCK_BYTES = 1 << 25
 INITS = ("auto", "pooled", "k-means++", "random")
 
 
@@ -157,7 +160,11 @@ def fit_iter(
     quality : {"standard", "best"}
         ``best`` goes on after the best start: it swaps centroids of little use for rows that lie badly and iterates
         again, as long as that helps, at several times the cost. The inertia never ends higher than with ``standard``.
-    executor : {"local"}
+    executor : {"local"} or distributed.Client
+        A client of a Dask cluster has its workers do the work, to the same bits: ``source`` is then a path or URL that
+        all of them reach, a Dask array or data frame, or an array here, whose rows travel there. On a cluster
+        ``memory_limit`` and ``follow_bytes`` are not asked for: rows are held if they take less than half of the
+        workers' memory.
     batch_size : int or None
         Rows read at a time from a source that is not in memory; None sizes batches by ``memory_limit``.
     memory_limit : int, str such as "2GB", or None
@@ -171,7 +178,8 @@ def fit_iter(
     keep_labels : bool
         False leaves the labels of a streamed fit out of the result.
     n_shards : int
-        Shards the rows are cut into; the result does not depend on it.
+        Shards the rows are cut into; the result does not depend on it. On a cluster four a worker at least, where rows
+        can be cut.
     resume : Resume or None
         Continue an interrupted fit of the same data and settings; the result has the bits of an undisturbed one, but
         no labels where an earlier start wins.
@@ -183,46 +191,61 @@ def fit_iter(
     n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric)
     if quality not in ("standard", "best"):
         raise ConfigError(f"quality is {quality!r}, expected 'standard' or 'best'")
-    if executor != "local":
-        raise ConfigError(f"executor is {executor!r}, expected 'local'")
     most = None if device_memory is None else parse_bytes(device_memory)
-    selection = select_for(source, backend, device, threads, most, precision)
-    rows = as_source(source, sample_weight, metric, selection, memory_limit)
     if batch_size is not None:
         batch_size = positive("batch_size", batch_size)
     if memory_limit is not None:
         memory_limit = parse_bytes(memory_limit)
+    runner = executor_of(executor, backend, device)
+    rejected: tuple[tuple[str, str], ...] = ()
     best: FitResult | None = None
+    problem: Problem | None = None
+    rows: Source | None = None
     method, starts = init, n_init
-    x = rows.array()
-    if not watched and quality == "standard" and keep_labels and resume is None and x is not None:
+    if runner is not None:
+        choice = Choice(backend, device, threads, most, precision)
+        found = rows_there(source, sample_weight, runner)
+        problem = look_there(found, runner, choice, n_clusters, max_iter, tol, metric, batch_size, n_shards)
+        used, n_features = "+".join(problem.backends), len(problem.fixed.reference)
+    else:
+        selection = select_for(source, backend, device, threads, most, precision)
+        rows = as_source(source, sample_weight, metric, selection, memory_limit)
+        used, rejected, n_features = selection.backend.name, selection.rejected, rows.n_features
+    x = None if rows is None else rows.array()
+    if rows is not None and not watched and quality == "standard" and keep_labels and resume is None and x is not None:
         method, starts = resolve_init(init, n_init, len(x), rows.n_features, n_clusters)
         rules = Rules(n_clusters, method, starts, max_iter, float(tol), int(seed), metric == "cosine")
         best, constant = solve_small(rows, selection.backend, rules)
         warnings = doubts(constant, rows.names, best.counts) if best else ()
     if best is None:
-        problem = look_at(
-            rows,
-            selection,
-            n_clusters,
-            max_iter,
-            tol,
-            metric,
-            batch_size,
-            memory_limit,
-            n_shards,
-            follow_bytes=follow_bytes,
-        )
-        method, starts = resolve_init(init, n_init, problem.scan.n_samples, rows.n_features, n_clusters)
-        best = yield from _best_start(problem, rows, n_clusters, method, starts, seed, keep_labels, resume)
-        if quality == "best":
-            best = yield from _improve(problem, best, seed, keep_labels)
+        if problem is None:
+            assert rows is not None
+            problem = look_at(
+                rows,
+                selection,
+                n_clusters,
+                max_iter,
+                tol,
+                metric,
+                batch_size,
+                memory_limit,
+                n_shards,
+                follow_bytes=follow_bytes,
+            )
+        try:
+            method, starts = resolve_init(init, n_init, problem.scan.n_samples, n_features, n_clusters)
+            best = yield from _best_start(problem, rows, n_clusters, method, starts, seed, keep_labels, resume)
+            if quality == "best":
+                best = yield from _improve(problem, best, seed, keep_labels)
+        finally:
+            if runner is not None:
+                problem.rows.close()
         warnings = doubts_of(problem, best)
     name = method if isinstance(method, str) else "array" if isinstance(method, np.ndarray) else "callable"
     return replace(
         best,
-        backend=selection.backend.name,
-        rejected=selection.rejected,
+        backend=used,
+        rejected=rejected,
         warnings=warnings,
         settings={
             "n_clusters": n_clusters,
@@ -240,7 +263,7 @@ def fit_iter(
 
 def _best_start(
     problem: Problem,
-    rows: Source,
+    rows: Source | None,
     n_clusters: int,
     method: Init,
     starts: int,
@@ -313,7 +336,7 @@ def assign(
     rows = as_source(source, sample_weight, metric, selection)
     centroids = _check_centroids(centroids, rows)
     labels, distances, inertia = [], [], 0
-    shard = Shard(rows, selection.backend, batch_size or 1 << 16, resident=_holds(rows, selection, len(centroids)))
+    shard = Shard(rows, selection.backend, batch_size or 1 << 16, resident=holds(rows, selection, len(centroids)))
     if shard.in_memory:
         shard.scan(centroids[0])
     prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
@@ -362,12 +385,6 @@ def assign_batches(
         yield batch, labels, nearest, np.full(len(labels), np.inf)
 
 
-def _holds(rows: Source, selection: Selection, n_clusters: int) -> bool:
-    """Whether rows that are in memory find room where the backend works."""
-    held = rows.placed() is not None or rows.n_rows is None
-    return held or selection.backend.holds(rows.n_rows or 0, rows.n_features, n_clusters, rows.dtype.itemsize)
-
-
 def as_source(
     source: Any, sample_weight: Any, metric: str, selection: Selection, memory_limit: int | str | None = None
 ) -> Source:
@@ -399,6 +416,32 @@ def as_source(
     return NormalizedSource(rows, selection.backend) if metric == "cosine" else rows
 
 
+def rows_there(source: Any, sample_weight: Any, executor: Executor) -> Source | Blocks:
+    """What a caller brings as rows that an executor's workers can open: by location, or in blocks."""
+    from gpukm.sources.array import ArraySource
+    from gpukm.sources.blocks import blocks_of, is_collection
+    from gpukm.sources.open import open_source
+
+    if is_collection(source):
+        return blocks_of(source, sample_weight)
+    rows = open_source(on_host(source))
+    if not isinstance(rows, Source):
+        from gpukm.preprocessing import PreparedSource, Preprocessing, fit
+
+        rows = PreparedSource(rows, fit(rows, Preprocessing()))
+    if isinstance(source, str | os.PathLike):
+        if sample_weight is not None:
+            raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
+        return rows
+    if sample_weight is not None and rows.array() is not None:
+        rows = ArraySource(rows.array(), weight=sample_weight, names=rows.names)
+    if rows.array() is None:
+        return rows
+    n = SHARDS_A_WORKER * executor.width()
+    size = (rows.n_rows or 0) * rows.n_features * rows.dtype.itemsize
+    return blocks_of(rows, n=max(1, min(rows.n_rows or 1, max(n, size // _BLOCK_BYTES))))
+
+
 def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) -> Source:
     """Make a Source of an array that lies on the device of the chosen backend."""
     from gpukm.backends.gpu import GpuBackend
@@ -412,118 +455,6 @@ def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) ->
         return DeviceSource(device.adopt(x), device, None if sample_weight is None else on_host(sample_weight))
     except (TypeError, ValueError) as error:
         raise DataError(f"the array on {device.name} cannot be used: {error}") from error
-
-
-def look_at(
-    rows: Source,
-    selection: Selection,
-    n_clusters: int,
-    max_iter: int,
-    tol: float,
-    metric: str,
-    batch_size: int | None,
-    memory_limit: int | str | None,
-    n_shards: int,
-    spread: bool = True,
-    follow_bytes: int | None = None,
-) -> Problem:
-    """Cut the source into shards and look at every row once; ``spread`` as in :meth:`Shard.scan`."""
-    from gpukm.sources.memory import available_bytes, batch_bytes, batch_rows, parse_bytes
-
-    limit = available_bytes() // 2 if memory_limit is None else parse_bytes(memory_limit)
-    row_bytes = rows.n_features * rows.dtype.itemsize
-    centroid_bytes = n_clusters * rows.n_features * (4 * rows.dtype.itemsize + 64)
-    if batch_size is None:
-        batch_size = batch_rows(limit, row_bytes, centroid_bytes)
-    else:
-        batch_size = positive("batch_size", batch_size)
-    own = selection.backend.batch_rows(rows.n_features, n_clusters, rows.dtype.itemsize)
-    if own is not None:
-        # Rows in memory need none for being read, and a device works best on many at a time.
-        batch_size = own if rows.array() is not None else min(own, batch_size)
-    if follow_bytes is None:
-        follow_bytes = max(0, limit - centroid_bytes - batch_bytes(batch_size, row_bytes))
-    executor = LocalExecutor()
-    n_rows, resident = rows.n_rows, _holds(rows, selection, n_clusters)
-    if rows.placed() is not None and n_shards > 1:
-        raise ConfigError(f"n_shards is {n_shards}, expected 1 for data on a GPU, which is not cut up there")
-    cuts = [0] if n_rows is None else [n_rows * i // n_shards for i in range(n_shards)]
-    shards = [
-        Shard(rows, selection.backend, batch_size, start, stop, follow_bytes // n_shards, resident, number)
-        for number, (start, stop) in enumerate(zip(cuts, [*cuts[1:], n_rows], strict=True))
-    ]
-    placed = executor.place(shards)
-    reference = _reference(placed, rows)
-    look: Look = executor.map_reduce(placed, _look, Look.merge, reference, spread)
-    scan = look.scan
-    if scan.n_samples == 0:
-        raise DataError("the data has no rows; expected at least one")
-    if scan.n_samples < n_clusters:
-        raise DataError(f"n_samples={scan.n_samples} should be >= n_clusters={n_clusters}; ask for fewer clusters")
-    if scan.n_positive == 0:
-        raise DataError("all sample weights are zero; at least one row needs a positive weight")
-    largest = float(max(-scan.minimum.min(), scan.maximum.max()))
-    if largest > 1e140:
-        raise DataError(f"values reach {largest:g}; squared distances would overflow, so scale the data below 1e140")
-    fixed = Fixed(
-        grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
-        frame=_frame(scan, rows.dtype),
-        reference=reference,
-        dtype=rows.dtype,
-        spherical=metric == "cosine",
-    )
-    return Problem(
-        rows=placed,
-        executor=executor,
-        backend=selection,
-        scan=scan,
-        sizes=tuple(look.sizes[number] for number in range(len(placed))),
-        weighted=scan.weighted,
-        fixed=fixed,
-        max_iter=max_iter,
-        tol=float(tol),
-        names=rows.names,
-    )
-
-
-@dataclass(frozen=True)
-class Look:
-    """The first look at some shards: what they tell together, and the kept rows of each by its number."""
-
-    scan: Scan
-    sizes: dict[int, int]
-
-    def merge(self, other: Look) -> Look:
-        """Both parts together."""
-        return Look(self.scan.merge(other.scan), self.sizes | other.sizes)
-
-
-def _look(shard: Shard, reference: np.ndarray, spread: bool) -> Look:
-    """Look at one shard."""
-    return Look(shard.scan(reference, spread=spread), {shard.number: shard.n_samples})
-
-
-_HEAD_ROWS = 1024
-
-
-def _reference(placed: Placement, rows: Source) -> np.ndarray:
-    """A point near the data, the same on any sharding: the median of the first 1,024 kept rows, in the dtype."""
-    parts, found = [np.empty((0, rows.n_features), rows.dtype)], 0
-    for number in range(len(placed)):
-        parts += placed.map(Shard.head, each={number: (_HEAD_ROWS - found,)})
-        found += len(parts[-1])
-        if found == _HEAD_ROWS:
-            break
-    head = np.concatenate(parts)
-    if not len(head) or not np.isfinite(head).all():
-        return np.zeros(rows.n_features, rows.dtype)
-    return np.median(head.astype(np.float64), axis=0).astype(rows.dtype)
-
-
-def _frame(scan: Scan, dtype: np.dtype) -> Frame:
-    """Origin for screening: the median of a sample, and how far data reaches from it."""
-    center = np.median(scan.sample, axis=0).astype(dtype).astype(np.float64)
-    return Frame(center, float(np.maximum(scan.maximum - center, center - scan.minimum).max()))
 
 
 def _frame_of(centroids: np.ndarray, rows: Source) -> Frame:
@@ -565,13 +496,13 @@ def _check_start(centers: np.ndarray, k: int, n_features: int) -> np.ndarray:
     return centers
 
 
-def start_from(problem: Problem, init: Init, k: int, seed: int, rows: Source) -> np.ndarray:
-    """Starting centroids of one start."""
+def start_from(problem: Problem, init: Init, k: int, seed: int, rows: Source | None) -> np.ndarray:
+    """Starting centroids of one start; ``rows`` are those of a fit in this process."""
     if isinstance(init, np.ndarray):
         return init
     if callable(init):
-        x = rows.matrix if isinstance(rows, CsrSource) else rows.array()
-        if x is None:
+        x = None if rows is None else rows.matrix if isinstance(rows, CsrSource) else rows.array()
+        if x is None or rows is None:
             raise ConfigError("a callable init needs data in memory; name a method or give an array")
         made = np.asarray(init(x, k, random_state=np.random.RandomState(seed % (1 << 32))))
         return _check_start(made, k, rows.n_features)
@@ -682,14 +613,3 @@ def _check_centroids(centroids: np.ndarray, rows: Source) -> np.ndarray:
     if not np.isfinite(centroids).all():
         raise DataError("the centroids contain NaN or infinity")
     return np.ascontiguousarray(centroids, dtype=rows.dtype)
-
-
-def positive(name: str, value: Any) -> int:
-    """An integer of at least one."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ConfigError(f"{name} is {value!r}, expected an integer >= 1")
-    return number

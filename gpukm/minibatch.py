@@ -24,11 +24,10 @@ from gpukm.functional import (
     check_rules,
     doubts_of,
     finish,
-    look_at,
-    positive,
     resolve_init,
     start_from,
 )
+from gpukm.problem import look_at, positive
 from gpukm.sources.base import Source
 from gpukm.sources.memory import available_bytes, parse_bytes
 

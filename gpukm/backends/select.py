@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,36 @@ class Selection:
     def open(self) -> Backend:
         """The backend: it is open already."""
         return self.backend
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What :func:`select` is asked for, to be chosen where the work is done."""
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    device_memory: int | None = None
+    precision: str = "exact"
+
+    def open(self) -> Backend:
+        """The backend of this process, made once."""
+        return _opened(self, self.threads or _process_threads)
+
+
+_process_threads: int | None = None
+
+
+def use_threads(threads: int | None) -> None:
+    """Set how many threads backends of this process take where nothing else is said; None leaves it to OpenMP."""
+    global _process_threads
+    _process_threads = threads
+
+
+@lru_cache
+def _opened(choice: Choice, threads: int | None) -> Backend:
+    """One backend for each choice."""
+    return select(choice.backend, choice.device, threads, choice.device_memory, choice.precision).backend
 
 
 def probe() -> list[tuple[str, bool, str]]:

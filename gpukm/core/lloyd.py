@@ -65,6 +65,8 @@ class Problem:
     tol : float
     names : tuple of str or None
         Of the features.
+    backends : tuple of str
+        Names of the backends that shards work on.
     """
 
     rows: Placement
@@ -77,6 +79,7 @@ class Problem:
     max_iter: int
     tol: float
     names: tuple[str, ...] | None = None
+    backends: tuple[str, ...] = ()
 
     @cached_property
     def shared(self) -> Handle:

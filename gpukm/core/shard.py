@@ -192,6 +192,8 @@ class Shard:
         Keep rows that are in memory where the backend works, all at once.
     number : int
         Which of the shards this is.
+    row_numbers : ndarray of int64, range or None
+        Of all rows of a source in memory; None counts them from 0.
     """
 
     def __init__(
@@ -204,9 +206,10 @@ class Shard:
         follow_bytes: int = 0,
         resident: bool = True,
         number: int = 0,
+        row_numbers: np.ndarray | range | None = None,
     ) -> None:
         self.source, self.backend, self.batch_rows, self.number = source, backend, batch_rows, number
-        self.start, self.stop, self.follow_bytes = start, stop, follow_bytes
+        self.start, self.stop, self.follow_bytes, self._numbers = start, stop, follow_bytes, row_numbers
         self.in_memory = source.array() is not None or source.placed() is not None
         self.resident = resident and self.in_memory
         self.n_samples = 0
@@ -226,6 +229,8 @@ class Shard:
         self._nearest: RowState | None = None
         self._seeding: tuple[int, int] = (0, 0)  # which seeding, and how many of its seeds have been looked at
         self._weights: RowState | None = None
+        #: SHA-256 of the rows as they were read, where they may be read again elsewhere.
+        self.digest: Callable[[], str] | None = None
 
     def open(self) -> Shard:
         """Itself: it is open already."""
@@ -255,7 +260,8 @@ class Shard:
             rows = slice(self.start, len(x) if self.stop is None else self.stop)
             w = None if weight is None else weight[rows]
             inner = slice(0, rows.stop - rows.start)
-            self._placed = Block(self._place(x[rows]), w, inner, range(rows.start, rows.stop), self._place(w))
+            numbers = range(len(x)) if self._numbers is None else self._numbers
+            self._placed = Block(self._place(x[rows]), w, inner, numbers[rows], self._place(w))
         return self._placed
 
     def _staged(self) -> Iterator[tuple[Batch, Any, Any]]:
@@ -284,7 +290,8 @@ class Shard:
         pieces: Iterator[tuple[Any, np.ndarray | None, Any, int, int]]
         if self.resident:
             block = self._block()
-            pieces = iter([(block.x, block.weight, block.placed_weight, block.row_numbers[0], len(block.x))])
+            first = int(block.row_numbers[0]) if len(block.x) else 0
+            pieces = iter([(block.x, block.weight, block.placed_weight, first, len(block.x))])
         else:
             pieces = ((x, b.weight, w, b.first_row, b.n_rows) for b, x, w in self._staged())
         for x, w, placed_weight, first, n_rows in pieces:

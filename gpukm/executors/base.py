@@ -17,8 +17,8 @@ Handle = Any
 class Opener(Protocol):
     """What a part is made from, where it is worked on; picklable."""
 
-    def open(self) -> Any:
-        """Make the part."""
+    def open(self, *value: Any) -> Any:
+        """Make the part, from a value that was placed with it if there is one."""
 
 
 class Placement(ABC):
@@ -45,7 +45,8 @@ class Placement(ABC):
     ) -> list[Handle]:
         """Results of ``step(part, *args)`` merged, in any order, and left where they are.
 
-        ``merge`` is associative and commutative. With ``cut`` a result is cut into ``pieces``, merged one by one.
+        ``merge`` is associative and commutative. Where there is more than one piece, ``cut`` makes so many of a result,
+        and they are merged one by one.
         """
 
     @abstractmethod
@@ -64,8 +65,8 @@ class Executor(ABC):
     chain: int | None = None
 
     @abstractmethod
-    def place(self, parts: Sequence[Opener]) -> Placement:
-        """Parts to be worked on; they are opened when they are first needed."""
+    def place(self, parts: Sequence[Opener], values: Sequence[Handle] | None = None) -> Placement:
+        """Parts to be worked on, opened when they are first needed; ``values`` holds what each is made of, if any."""
 
     @abstractmethod
     def share(self, value: Any) -> Handle:
@@ -78,6 +79,14 @@ class Executor(ABC):
     @abstractmethod
     def fetch(self, handle: Handle) -> Any:
         """The value, here."""
+
+    @abstractmethod
+    def width(self) -> int:
+        """How many parts are worked on side by side."""
+
+    @abstractmethod
+    def room_bytes(self) -> int | None:
+        """Memory for parts, all together; None where it is not limited."""
 
     @abstractmethod
     def pieces(self, size_bytes: int) -> int:

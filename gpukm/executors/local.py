@@ -32,7 +32,7 @@ class LocalPlacement(Placement):
         pieces: int = 1,
     ) -> list[Any]:
         whole = reduce(merge, (step(part, *args) for part in self.parts))
-        return [whole] if cut is None else list(cut(whole))
+        return [whole] if cut is None or pieces == 1 else list(cut(whole))
 
     def reopen(self, parts: Sequence[Opener]) -> None:
         """Nothing to do: what is open here stays."""
@@ -44,8 +44,10 @@ class LocalPlacement(Placement):
 class LocalExecutor(Executor):
     """Does everything here; values are their own handles."""
 
-    def place(self, parts: Sequence[Opener]) -> LocalPlacement:
-        return LocalPlacement([part.open() for part in parts])
+    def place(self, parts: Sequence[Opener], values: Sequence[Any] | None = None) -> LocalPlacement:
+        if values is None:
+            return LocalPlacement([part.open() for part in parts])
+        return LocalPlacement([part.open(value) for part, value in zip(parts, values, strict=True)])
 
     def share(self, value: Any) -> Any:
         return value
@@ -55,6 +57,12 @@ class LocalExecutor(Executor):
 
     def fetch(self, handle: Any) -> Any:
         return handle
+
+    def width(self) -> int:
+        return 1
+
+    def room_bytes(self) -> None:
+        return None
 
     def pieces(self, size_bytes: int) -> int:
         return 1

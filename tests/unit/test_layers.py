@@ -15,6 +15,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("pipeline", "plan", "checkpoint"),
     ("functional", "small", "batched", "minibatch", "stream", "estimators", "snapshots", "reports", "config"),
+    ("problem",),
     ("core", "executors", "sources", "preprocessing"),
     ("backends",),
 )

@@ -12,7 +12,7 @@ from gpukm.backends.base import Backend, Frame
 from gpukm.backends.numpy import NumpyBackend
 from gpukm.backends.select import Selection
 from gpukm.core.seeding import kmeans_plus_plus
-from gpukm.functional import look_at
+from gpukm.problem import look_at
 from gpukm.sources.array import ArraySource
 from tests.emulated import emulated
 

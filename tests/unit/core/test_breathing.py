@@ -6,7 +6,7 @@ import pytest
 from gpukm.backends import select
 from gpukm.core.breathing import breathe
 from gpukm.core.lloyd import Problem, iterate
-from gpukm.functional import look_at
+from gpukm.problem import look_at
 from gpukm.sources.array import ArraySource
 
 

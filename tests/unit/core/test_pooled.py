@@ -13,7 +13,8 @@ from gpukm.backends.base import Pool
 from gpukm.core import rng
 from gpukm.core.lloyd import Problem
 from gpukm.core.pooled import Shape, pooled, stratified
-from gpukm.functional import kmeans, look_at
+from gpukm.functional import kmeans
+from gpukm.problem import look_at
 from gpukm.sources.array import ArraySource
 
 native = native_status()[0]

@@ -1,0 +1,35 @@
+"""From what a caller names to an executor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpukm.errors import ConfigError
+from gpukm.executors.base import Executor
+from gpukm.executors.local import LocalExecutor
+
+
+def executor_of(executor: Any, backend: str = "auto", device: str = "auto") -> Executor | None:
+    """The executor of work that is done elsewhere; None where it is done in this process.
+
+    Parameters
+    ----------
+    executor : {"local"}, Executor or distributed.Client
+    backend, device : str
+        Work that names a GPU goes to workers that offer one, ``GPU=1``.
+
+    Raises
+    ------
+    ConfigError
+        It is something else.
+    """
+    if isinstance(executor, Executor):
+        return None if isinstance(executor, LocalExecutor) else executor
+    if executor == "local":
+        return None
+    if type(executor).__module__.partition(".")[0] == "distributed" and hasattr(executor, "submit"):
+        from gpukm.executors.dask.executor import DaskExecutor
+
+        on_gpu = backend in ("torch", "cupy") or device.startswith("cuda")
+        return DaskExecutor(executor, {"GPU": 1} if on_gpu else None)
+    raise ConfigError(f"executor is {executor!r}, expected 'local' or a distributed.Client")

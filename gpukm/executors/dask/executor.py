@@ -1,0 +1,313 @@
+"""Steps over parts of the data on the workers of a Dask cluster.
+
+A step is one task a worker, over the parts that the worker owns, merged there and then in a tree. Values stay on the
+workers: what one step makes of another's results travels between them, and not through the client or the scheduler.
+A worker that is lost takes nothing along that could not be made again: its parts are opened by others, and what it held
+is computed again from what is left.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import dask
+from dask.base import is_dask_collection
+from distributed import Client, Future, KilledWorker, wait
+from distributed.client import FutureCancelledError
+
+from gpukm.errors import ExecutorError
+from gpukm.executors.base import Executor, Handle, Opener, Placement
+from gpukm.executors.dask import worker
+
+#: Values merged by one task.
+FAN_IN = 8
+#: A value of more bytes is merged in pieces, side by side.
+_PIECE_BYTES = 1 << 23
+#: Seconds between looks at which workers there are.
+_LOOK_SECONDS = 1.0
+#: Seconds to wait for a worker while there is none.
+PATIENCE_SECONDS = 60.0
+
+
+class DaskExecutor(Executor):
+    """Work on the workers of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    resources : mapping of str to float or None
+        What a task takes of its worker's resources, such as ``{"GPU": 1}``; only workers that offer it are asked.
+    patience_seconds : float
+        How long to wait for a worker while there is none.
+    """
+
+    #: The scheduler remembers what each value was made of, back to one that was shared.
+    chain = 16
+
+    def __init__(
+        self,
+        client: Client,
+        resources: Mapping[str, float] | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.client, self.resources, self.patience_seconds = client, dict(resources or {}), patience_seconds
+        self._workers: dict[str, int] = {}
+        self._memory: dict[str, int | None] = {}
+        self._looked = float("-inf")
+
+    def place(self, parts: Sequence[Opener], values: Sequence[Any] | None = None) -> DaskPlacement:
+        """As of an executor; ``values`` may be Dask's own delayed ones, which stay on the cluster."""
+        if values is not None and all(is_dask_collection(value) for value in values):
+            values = self.client.compute(list(values), optimize_graph=True)
+        elif values is not None:
+            values = [value if isinstance(value, Future) else self.share(value) for value in values]
+        return DaskPlacement(self, parts, values)
+
+    def share(self, value: Any) -> Future:
+        return self.submit(worker.same, value)
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Future:
+        return self.submit(worker.apply, function, *args)
+
+    def fetch(self, handle: Handle) -> Any:
+        return self.gather([handle])[0]
+
+    def width(self) -> int:
+        return len(self.workers())
+
+    def room_bytes(self) -> int | None:
+        self.workers()
+        return None if None in self._memory.values() else sum(n for n in self._memory.values() if n is not None)
+
+    def pieces(self, size_bytes: int) -> int:
+        return max(1, min(size_bytes // _PIECE_BYTES, self.width()))
+
+    def submit(self, function: Callable[..., Any], *args: Any, on: str | None = None) -> Future:
+        """Start a task; ``on`` names the worker that should take it, unless it is lost."""
+        name = getattr(function, "__name__", "call")
+        more: dict[str, Any] = {"workers": [on], "allow_other_workers": True} if on else {}
+        if self.resources:
+            more["resources"] = self.resources
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+            return self.client.submit(function, *args, key=f"gpukm-{name}-{uuid.uuid4().hex}", **more)
+
+    def gather(self, futures: Sequence[Future]) -> list[Any]:
+        """Wait for values, and bring them here.
+
+        Raises
+        ------
+        ExecutorError
+            The scheduler or all workers are lost, or workers died of the same task again and again.
+        """
+        try:
+            self._wait(futures)
+            found: list[Any] = self.client.gather(list(futures))
+            return found
+        except KilledWorker as error:
+            raise ExecutorError(
+                f"workers died again and again of the same task ({_first_line(error)}); they may lack memory: give "
+                "them more, or have more of them"
+            ) from error
+        except FutureCancelledError as error:
+            raise self._lost(error) from error
+        except OSError as error:
+            if self.client.status not in ("running", "connecting"):
+                raise self._lost(error) from error
+            raise
+
+    def workers(self) -> dict[str, int]:
+        """Addresses of the workers that may be asked, and their threads; waits while there is none.
+
+        Raises
+        ------
+        ExecutorError
+            There was none for longer than the patience allows.
+        """
+        if time.monotonic() - self._looked < _LOOK_SECONDS and self._workers:
+            return self._workers
+        began = time.monotonic()
+        while True:
+            self._workers = self._look()
+            if self._workers:
+                self._looked = time.monotonic()
+                return self._workers
+            if time.monotonic() - began > self.patience_seconds:
+                needs = "".join(f" that offers {name}={n:g}" for name, n in self.resources.items())
+                raise ExecutorError(
+                    f"the cluster at {self._address()} has had no worker{needs} for {self.patience_seconds:.0f} s; "
+                    "start some"
+                )
+            time.sleep(0.1)
+
+    def _look(self) -> dict[str, int]:
+        """Ask the scheduler for its workers."""
+        try:
+            told = self.client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, TimeoutError) as error:
+            raise self._lost(error) from error
+        found = {
+            address: info
+            for address, info in sorted(told.items())
+            if info.get("status", "running") != "closing"
+            and all(info.get("resources", {}).get(name, 0) >= n for name, n in self.resources.items())
+        }
+        self._memory = {address: info["memory_limit"] or None for address, info in found.items()}
+        return {address: int(info["nthreads"]) for address, info in found.items()}
+
+    def _wait(self, futures: Sequence[Future]) -> None:
+        """Wait until all are done or one has failed; a cluster without workers is an error, and no reason to wait."""
+        while True:
+            with suppress(TimeoutError):
+                wait(futures, timeout=self.patience_seconds / 4, return_when="ALL_COMPLETED")
+                return
+            if any(future.status in ("error", "cancelled", "lost") for future in futures):
+                return
+            self._looked = float("-inf")
+            self.workers()
+
+    def _lost(self, error: BaseException) -> ExecutorError:
+        """What is said when nothing comes back any more."""
+        return ExecutorError(
+            f"the scheduler at {self._address()} was lost ({_first_line(error)}); start it again, and train with "
+            "--resume where there is a checkpoint"
+        )
+
+    def _address(self) -> str:
+        """Where the scheduler is or was."""
+        scheduler = self.client.scheduler
+        return str(scheduler.address if scheduler is not None else "its address")
+
+
+class DaskPlacement(Placement):
+    """Parts on workers."""
+
+    def __init__(self, executor: DaskExecutor, parts: Sequence[Opener], values: Sequence[Handle] | None) -> None:
+        self._executor, self._n = executor, len(parts)
+        self._name = uuid.uuid4().hex
+        self._openers = executor.share(list(parts))
+        self._values = None if values is None else list(values)
+        self._owners: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return self._n
+
+    def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
+        wanted = range(self._n) if each is None else sorted(each)
+        found: dict[int, Any] = {}
+        shared = self._owned(wanted)
+        tasks = [self._task(on, numbers, step, None, None, args, each) for on, numbers in shared]
+        for (_, numbers), results in zip(shared, self._executor.gather(tasks), strict=True):
+            found.update(zip(numbers, results, strict=True))
+        return [found[number] for number in wanted]
+
+    def reduce(
+        self,
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        *args: Any,
+        cut: Callable[[Any], Sequence[Any]] | None = None,
+        pieces: int = 1,
+    ) -> list[Future]:
+        executor, cut = self._executor, cut if pieces > 1 else None
+        tasks = [self._task(on, numbers, step, merge, cut, args, None) for on, numbers in self._owned(range(self._n))]
+        if cut is None:
+            return [self._tree(merge, tasks)]
+        return [
+            self._tree(merge, [executor.submit(worker.piece, task, number) for task in tasks])
+            for number in range(pieces)
+        ]
+
+    def reopen(self, parts: Sequence[Opener]) -> None:
+        self._openers = self._executor.share(list(parts))
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError, TimeoutError):
+            self._executor.client.run(worker.forget, self._name, on_error="ignore")
+
+    def _task(
+        self,
+        on: str,
+        numbers: Sequence[int],
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any] | None,
+        cut: Callable[[Any], Sequence[Any]] | None,
+        args: tuple[Any, ...],
+        each: Mapping[int, tuple[Any, ...]] | None,
+    ) -> Future:
+        """One worker's part of a step."""
+        values = [] if self._values is None else [self._values[number] for number in numbers]
+        own = [] if each is None else [each[number] for number in numbers]
+        return self._executor.submit(
+            worker.run, self._name, self._openers, list(numbers), step, merge, cut, len(values), own, *values, *args,
+            on=on,
+        )  # fmt: skip
+
+    def _tree(self, merge: Callable[[Any, Any], Any], tasks: list[Future]) -> Future:
+        """Merge the values of tasks, a few at a time."""
+        while len(tasks) > 1:
+            groups = [tasks[i : i + FAN_IN] for i in range(0, len(tasks), FAN_IN)]
+            tasks = [
+                self._executor.submit(worker.merge_all, merge, *group) if len(group) > 1 else group[0]
+                for group in groups
+            ]
+        return tasks[0]
+
+    def _owned(self, wanted: Sequence[int]) -> list[tuple[str, list[int]]]:
+        """Workers and which of the wanted parts each works on."""
+        self._settle(self._executor.workers())
+        found: dict[str, list[int]] = {}
+        for number in wanted:
+            found.setdefault(self._owners[number], []).append(number)
+        return sorted(found.items())
+
+    def _settle(self, workers: Mapping[str, int]) -> None:
+        """See that every part has an owner that is there, and every worker its share by its threads."""
+        owners, moved = share_out(self._n, self._owners, workers)
+        gone: dict[str, list[int]] = {}
+        for number in moved:
+            before = self._owners.get(number)
+            if before in workers:
+                gone.setdefault(str(before), []).append(number)
+        self._owners = owners
+        for address, numbers in gone.items():
+            with suppress(OSError, ValueError, TimeoutError):
+                self._executor.client.run(worker.forget, self._name, numbers, workers=[address], on_error="ignore")
+
+
+def share_out(n: int, owners: Mapping[int, str], workers: Mapping[str, int]) -> tuple[dict[int, str], list[int]]:
+    """Give n parts to workers by their threads; parts stay where they are as far as that leaves nobody too many.
+
+    Returns
+    -------
+    owners : dict of int to str
+    moved : list of int
+        Parts that have another owner than before, or their first.
+    """
+    names = sorted(workers)
+    threads = sum(workers.values())
+    ends = [0]
+    for name in names:
+        ends.append(ends[-1] + workers[name])
+    quota = {name: n * ends[i + 1] // threads - n * ends[i] // threads for i, name in enumerate(names)}
+    found: dict[int, str] = {}
+    held = dict.fromkeys(names, 0)
+    for number in range(n):
+        owner = owners.get(number)
+        if owner in held and held[owner] < quota[owner]:
+            found[number] = owner
+            held[owner] += 1
+    free = [name for name in names for _ in range(quota[name] - held[name])]
+    moved = [number for number in range(n) if number not in found]
+    # In order, so that neighbours among the rows have one owner at first.
+    for number, name in zip(moved, free, strict=True):
+        found[number] = name
+    return found, moved
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, shortly."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
