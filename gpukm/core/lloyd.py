@@ -213,10 +213,10 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
     """
     executor, run = problem.executor, next(_RUNS)
     parts = _parts(problem, *centroids.shape)
-    cut = partial(_cut, parts=parts)
     current = Centroids.of(problem, centroids)
     tolerance: float | None = None
     done, stop = first_iteration - 1, None
+    ahead: list[Handle] | None = None
     while stop is None and done < problem.max_iter:
         begun = 0, 0
         if tolerance is not None:
@@ -228,17 +228,21 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
                     yield state
             if stop is not None or done == problem.max_iter:
                 return
-        steps = problem.rows.reduce(
-            _step, Step.merge, problem.shared, run, *current.handles, cut=cut, pieces=len(parts)
-        )
+        steps = _stepped(problem, run, parts, current.handles) if ahead is None else ahead
         pieces = _moved(problem, parts, steps, current, tolerance is None)
-        told: Decision = executor.fetch(executor.apply(_decide, *pieces))
+        decision, ahead = executor.apply(_decide, *pieces), None
+        renewed = executor.chain is not None and (done + 1) % executor.chain == 0
+        if executor.ahead and not renewed:
+            # Even if this was the last iteration: then these are the final labels.
+            ahead = _stepped(problem, run, parts, pieces)
+        told: Decision = executor.fetch(decision)
         inertia, n_empty = display_inertia(problem, told.gain), len(told.empty)
         if tolerance is None:
             assert told.totals is not None
             tolerance = problem.tol * mean_variance(problem, told.totals)
         step, settled, shift = told.step, told.settled, told.shift
         if n_empty:
+            ahead = None
             moves = _moves(problem, told.empty, *current.handles)
             pieces = _moved(problem, parts, steps, current, False, moves)
             told = executor.fetch(executor.apply(_decide, *pieces))
@@ -249,7 +253,7 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
         current = Centroids(problem, pieces)
         rechecked = begun[1] + step.n_rechecked
         yield LloydState(current, (record,), tolerance, stop, step.n_scored, rechecked, step.effort)
-        if executor.chain is not None and stop is None and done % executor.chain == 0:
+        if renewed and stop is None:
             current = Centroids.of(problem, current.array)
 
 
@@ -279,6 +283,12 @@ def _cut(step: Step, parts: Sequence[slice]) -> list[Step]:
     none = Effort(frozenset(), 0, 0)
     first = Step(step.stats.part(parts[0]), step.n_moved, step.n_scored, step.n_rechecked, step.effort)
     return [first, *(Step(step.stats.part(part), 0, 0, 0, none) for part in parts[1:])]
+
+
+def _stepped(problem: Problem, run: int, parts: list[slice], pieces: Sequence[Handle]) -> list[Handle]:
+    """Every shard's part of an iteration, merged."""
+    cut = partial(_cut, parts=parts)
+    return problem.rows.reduce(_step, Step.merge, problem.shared, run, *pieces, cut=cut, pieces=len(parts))
 
 
 def _moved(

@@ -63,6 +63,8 @@ class Executor(ABC):
 
     #: After how many values, each made from the one before, the next should be shared anew; None: it makes no odds.
     chain: int | None = None
+    #: Whether to ask for the next step before it is known that there will be one.
+    ahead = False
 
     @abstractmethod
     def place(self, parts: Sequence[Opener], values: Sequence[Handle] | None = None) -> Placement:

@@ -47,6 +47,7 @@ class DaskExecutor(Executor):
 
     #: The scheduler remembers what each value was made of, back to one that was shared.
     chain = 16
+    ahead = True
 
     def __init__(
         self,
