@@ -22,7 +22,7 @@ from gpukm.core.shard import Final, Shard
 from gpukm.errors import ConfigError, DataError
 from gpukm.executors.base import Executor
 from gpukm.executors.choose import executor_of
-from gpukm.problem import SHARDS_A_WORKER, holds, look_at, look_there, positive
+from gpukm.problem import SHARDS_A_WORKER, holds, look_at, look_there, place_there, positive
 from gpukm.small import Rules, solve_small
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.blocks import Blocks
@@ -323,6 +323,7 @@ def assign(
     device: str = "auto",
     threads: int | None = None,
     batch_size: int | None = None,
+    executor: Any = "local",
 ) -> Assignment:
     """Label every row with its nearest centroid, ties to the lowest index.
 
@@ -331,25 +332,57 @@ def assign(
     source : array, Arrow or DLPack object, path or Source
         Rows of shape (n_samples, n_features).
     centroids : ndarray of shape (n_clusters, n_features)
+    executor : {"local"} or distributed.Client
+        As of :func:`fit_iter`.
     """
+    runner = executor_of(executor, backend, device)
+    if runner is not None:
+        choice = Choice(backend, device, threads)
+        return _assign_there(rows_there(source, sample_weight, runner), centroids, runner, choice, metric, batch_size)
     selection = select_for(source, backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection)
     centroids = _check_centroids(centroids, rows)
-    labels, distances, inertia = [], [], 0
     shard = Shard(rows, selection.backend, batch_size or 1 << 16, resident=holds(rows, selection, len(centroids)))
     if shard.in_memory:
         shard.scan(centroids[0])
-    prepared = selection.backend.prepare(centroids, _frame_of(centroids, rows))
-    for block in shard.blocks():
-        part = selection.backend.zeros(len(block.x), np.int32)
-        selection.backend.assign(block.x, prepared, part)
-        d = selection.backend.distances(block.x, centroids, part)
-        inertia += int(exact_sum(d if block.weight is None else block.weight * d))
-        labels.append(selection.backend.fetch(part))
-        distances.append(d)
+    labels, distances, inertia = _label(shard, centroids, _frame_of(centroids, rows))
+    return Assignment(labels, distances, to_float(inertia))
+
+
+def _assign_there(
+    rows: Source | Blocks,
+    centroids: np.ndarray,
+    executor: Executor,
+    choice: Choice,
+    metric: str,
+    batch_rows: int | None,
+) -> Assignment:
+    """As :func:`assign`, where rows are worked on elsewhere."""
+    centroids = _check_centroids(centroids, rows)
+    placed = place_there(rows, executor, choice, metric, batch_rows, hold=False)
+    try:
+        found = placed.map(_label, executor.share(centroids), _frame_of(centroids, rows))
+    finally:
+        placed.close()
     return Assignment(
-        np.concatenate([*labels, np.empty(0, np.int32)]), np.concatenate([*distances, np.empty(0)]), to_float(inertia)
+        np.concatenate([labels for labels, _, _ in found]),
+        np.concatenate([distances for _, distances, _ in found]),
+        to_float(sum(inertia for _, _, inertia in found)),
     )
+
+
+def _label(shard: Shard, centroids: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray, int]:
+    """Labels of a shard's rows, their squared distances, and the exact sum of these with weights."""
+    backend, labels, distances, inertia = shard.backend, [np.empty(0, np.int32)], [np.empty(0)], 0
+    prepared = backend.prepare(centroids, frame)
+    for block in shard.blocks():
+        part = backend.zeros(len(block.x), np.int32)
+        backend.assign(block.x, prepared, part)
+        d = backend.distances(block.x, centroids, part)
+        inertia += int(exact_sum(d if block.weight is None else block.weight * d))
+        labels.append(backend.fetch(part))
+        distances.append(d)
+    return np.concatenate(labels), np.concatenate(distances), inertia
 
 
 def assign_batches(
@@ -433,10 +466,12 @@ def rows_there(source: Any, sample_weight: Any, executor: Executor) -> Source | 
         if sample_weight is not None:
             raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
         return rows
-    if sample_weight is not None and rows.array() is not None:
-        rows = ArraySource(rows.array(), weight=sample_weight, names=rows.names)
-    if rows.array() is None:
+    if isinstance(rows, CsrSource):
+        rows = rows if sample_weight is None else CsrSource(rows.matrix, sample_weight)
+    elif rows.array() is None:
         return rows
+    elif sample_weight is not None:
+        rows = ArraySource(rows.array(), weight=sample_weight, names=rows.names)
     n = SHARDS_A_WORKER * executor.width()
     size = (rows.n_rows or 0) * rows.n_features * rows.dtype.itemsize
     return blocks_of(rows, n=max(1, min(rows.n_rows or 1, max(n, size // _BLOCK_BYTES))))
@@ -457,7 +492,7 @@ def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) ->
         raise DataError(f"the array on {device.name} cannot be used: {error}") from error
 
 
-def _frame_of(centroids: np.ndarray, rows: Source) -> Frame:
+def _frame_of(centroids: np.ndarray, rows: Source | Blocks) -> Frame:
     """Origin for screening where the data has not been looked at: the median of the centroids."""
     center = np.median(centroids.astype(np.float64), axis=0).astype(rows.dtype).astype(np.float64)
     return Frame(center, float(np.abs(centroids - center).max()))
@@ -605,7 +640,7 @@ def doubts(constant: np.ndarray, names: tuple[str, ...] | None, counts: np.ndarr
     return tuple(found)
 
 
-def _check_centroids(centroids: np.ndarray, rows: Source) -> np.ndarray:
+def _check_centroids(centroids: np.ndarray, rows: Source | Blocks) -> np.ndarray:
     """Centroids in the dtype of the rows, or a clear error."""
     centroids = np.asarray(on_host(centroids))
     if centroids.ndim != 2 or centroids.shape[1] != rows.n_features or not len(centroids):

@@ -99,6 +99,34 @@ def _look(shard: Shard, reference: np.ndarray, spread: bool) -> Look:
     return Look(scan, {shard.number: shard.n_samples}, digests, frozenset([shard.backend.name]))
 
 
+def place_there(
+    rows: Source | Blocks,
+    executor: Executor,
+    choice: Choice,
+    metric: str,
+    batch_rows: int | None,
+    n_shards: int = 1,
+    hold: bool | None = None,
+) -> Placement:
+    """Cut rows into stretches for an executor's workers; None holds them where they find room."""
+    width, row_bytes = executor.width(), rows.n_features * rows.dtype.itemsize
+    room, read_rows = executor.room_bytes(), batch_rows or max(1, min(1 << 16, _READ_BYTES // row_bytes))
+    if hold is None:
+        hold = room is None or rows.n_rows is None or 2 * rows.n_rows * row_bytes <= room
+    follow = 0 if room is None or hold else room // 8 // (SHARDS_A_WORKER * width)
+    more: dict[str, Any] = {"batch_rows": read_rows, "follow_bytes": follow, "spherical": metric == "cosine"}
+    if isinstance(rows, Blocks):
+        return executor.place([Stretch(None, choice, i, 0, None, **more) for i in range(len(rows.values))], rows.values)
+    n = 1 if rows.n_rows is None else max(1, min(rows.n_rows, max(n_shards, SHARDS_A_WORKER * width)))
+    cuts = [0] if rows.n_rows is None else [rows.n_rows * i // n for i in range(n)]
+    return executor.place(
+        [
+            Stretch(rows, choice, i, start, stop, hold=hold, **more)
+            for i, (start, stop) in enumerate(zip(cuts, [*cuts[1:], rows.n_rows], strict=True))
+        ]
+    )
+
+
 def look_there(
     rows: Source | Blocks,
     executor: Executor,
@@ -111,27 +139,11 @@ def look_there(
     n_shards: int,
 ) -> Problem:
     """As :func:`look_at`, where rows are worked on elsewhere."""
-    width, row_bytes = executor.width(), rows.n_features * rows.dtype.itemsize
-    room, read_rows = executor.room_bytes(), batch_rows or max(1, min(1 << 16, _READ_BYTES // row_bytes))
-    hold = room is None or rows.n_rows is None or 2 * rows.n_rows * row_bytes <= room
-    follow = 0 if room is None or hold else room // 8 // (SHARDS_A_WORKER * width)
-    more: dict[str, Any] = {"batch_rows": read_rows, "follow_bytes": follow, "spherical": metric == "cosine"}
-    if isinstance(rows, Blocks):
-        values: list[Any] | None = rows.values
-        parts = [Stretch(None, choice, i, 0, None, **more) for i in range(len(rows.values))]
-    else:
-        values, n = None, 1 if rows.n_rows is None else min(rows.n_rows, max(n_shards, SHARDS_A_WORKER * width))
-        cuts = [0] if rows.n_rows is None else [rows.n_rows * i // n for i in range(n)]
-        ends = [*cuts[1:], rows.n_rows]
-        parts = [
-            Stretch(rows, choice, i, start, stop, hold=hold, **more)
-            for i, (start, stop) in enumerate(zip(cuts, ends, strict=True))
-        ]
-    placed = executor.place(parts, values)
+    placed = place_there(rows, executor, choice, metric, batch_rows, n_shards=n_shards)
     try:
         reference = _reference(placed, rows)
         look: Look = executor.map_reduce(placed, _look, Look.merge, reference, True)
-        placed.reopen([replace(part, known=look.digests[part.number]) for part in parts])
+        placed.reopen([replace(part, known=look.digests[part.number]) for part in placed.openers])
         return _problem(placed, executor, choice, look, reference, n_clusters, max_iter, tol, metric, rows)
     except BaseException:
         placed.close()

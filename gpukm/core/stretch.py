@@ -71,7 +71,8 @@ class Stretch:
             batch_rows = max(stop or 0, 1)
         checked = Checked(source, self.known)
         rows: Source = NormalizedSource(checked, backend) if self.spherical else checked
-        if self.hold or self.source is None:
+        # What is in memory already can only gain by being held; a sparse matrix is not.
+        if self.hold if self.source is not None else source.array() is not None:
             held, numbers = _read(rows, start, stop, batch_rows)
             if self.source is None:
                 first = self.number * _ROWS_APART

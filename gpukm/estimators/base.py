@@ -20,6 +20,7 @@ from gpukm.core.result import FitResult, on_host
 from gpukm.functional import as_source, assign
 from gpukm.sources.array import ArraySource
 from gpukm.sources.base import Source
+from gpukm.sources.blocks import is_collection
 from gpukm.sources.csr import CsrSource
 from gpukm.sources.normalized import NormalizedSource
 
@@ -145,6 +146,7 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             metric=self.metric,
             backend=self.backend,
             device=self.device,
+            executor=getattr(self, "executor", "local"),
         )
 
     def __sklearn_tags__(self) -> Any:
@@ -155,8 +157,8 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
 
 def is_located(X: Any) -> bool:
-    """Whether X names data rather than being it, or lies on a GPU, where no check of scikit-learn reaches it."""
-    return isinstance(X, str | os.PathLike | Source) or gpu_array(X) is not None
+    """Whether X names data rather than being it, or lies on a GPU or a cluster, where no check of scikit-learn goes."""
+    return isinstance(X, str | os.PathLike | Source) or gpu_array(X) is not None or is_collection(X)
 
 
 def _source(X: Any, sample_weight: np.ndarray | None) -> Source:

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from gpukm.core.result import FitResult, StopReason
 from gpukm.estimators.base import CentroidEstimator
@@ -42,7 +42,9 @@ class KMeans(CentroidEstimator):
     precision : {"exact"}, default="exact"
     quality : {"standard", "best"}, default="standard"
         "best" swaps centroids after the fit, for a lower inertia at several times the cost.
-    executor : {"local"}, default="local"
+    executor : {"local"} or distributed.Client, default="local"
+        A client has the workers of its cluster fit and predict, as in :func:`gpukm.kmeans`; X may then be a Dask array
+        or data frame, too.
     batch_size : int or None
         Rows read at a time from data that is not in memory.
 
@@ -74,7 +76,7 @@ class KMeans(CentroidEstimator):
         "device": [str],
         "precision": [StrOptions({"exact"})],
         "quality": [StrOptions({"standard", "best"})],
-        "executor": [StrOptions({"local"})],
+        "executor": [StrOptions({"local"}), HasMethods(["submit", "gather"])],
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],
     }
 
@@ -95,7 +97,7 @@ class KMeans(CentroidEstimator):
         device: str = "auto",
         precision: str = "exact",
         quality: str = "standard",
-        executor: str = "local",
+        executor: Any = "local",
         batch_size: int | None = None,
     ) -> None:
         self.n_clusters = n_clusters

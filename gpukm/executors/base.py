@@ -22,7 +22,14 @@ class Opener(Protocol):
 
 
 class Placement(ABC):
-    """Parts of the data, each where it is worked on, in the order of the data."""
+    """Parts of the data, each where it is worked on, in the order of the data.
+
+    Attributes
+    ----------
+    openers : sequence of Opener
+    """
+
+    openers: Sequence[Any]
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -13,7 +13,7 @@ class LocalPlacement(Placement):
     """Parts in this process; ``parts`` are open."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
-        self.parts = list(parts)
+        self.parts = self.openers = list(parts)
 
     def __len__(self) -> int:
         return len(self.parts)

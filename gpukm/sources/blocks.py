@@ -12,6 +12,7 @@ import numpy as np
 from gpukm.errors import DataError
 from gpukm.sources.array import ArraySource, check_weights, working_dtype
 from gpukm.sources.base import Source
+from gpukm.sources.csr import CsrSource
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,19 @@ def blocks_of(data: Any, weight: Any = None, n: int = 1) -> Blocks:
 
 def _of_source(source: Source, n: int) -> Blocks:
     """Cut a matrix in memory."""
-    x, weight = source.array(), source.weights()
-    if x is None:
-        raise DataError("these rows are not in memory; give an array or a path")
-    cuts = [len(x) * i // n for i in range(n + 1)]
+    cuts = [(source.n_rows or 0) * i // n for i in range(n + 1)]
     parts = [slice(a, b) for a, b in pairwise(cuts)]
-    values = [ArraySource(x[p], weight=None if weight is None else weight[p], names=source.names) for p in parts]
-    return Blocks(values, source.n_features, source.dtype, source.names, len(x))
+    x = source.array()
+    values: list[Source] = []
+    for p in parts:
+        if isinstance(source, CsrSource):
+            values.append(CsrSource(source.matrix[p], None if source.weight is None else source.weight[p]))
+        elif x is not None:
+            weight = source.weights()
+            values.append(ArraySource(x[p], None if weight is None else weight[p], source.names))
+        else:
+            raise DataError("these rows are not in memory; give an array or a path")
+    return Blocks(list(values), source.n_features, source.dtype, source.names, source.n_rows)
 
 
 def _of_array(data: Any, weight: Any) -> Blocks:

@@ -187,9 +187,9 @@ class DaskPlacement(Placement):
     """Parts on workers."""
 
     def __init__(self, executor: DaskExecutor, parts: Sequence[Opener], values: Sequence[Handle] | None) -> None:
-        self._executor, self._n = executor, len(parts)
+        self._executor, self.openers, self._n = executor, list(parts), len(parts)
         self._name = uuid.uuid4().hex
-        self._openers = executor.share(list(parts))
+        self._openers = executor.share(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}
 
@@ -223,7 +223,8 @@ class DaskPlacement(Placement):
         ]
 
     def reopen(self, parts: Sequence[Opener]) -> None:
-        self._openers = self._executor.share(list(parts))
+        self.openers = list(parts)
+        self._openers = self._executor.share(self.openers)
 
     def close(self) -> None:
         with suppress(OSError, ValueError, TimeoutError):

@@ -1,0 +1,263 @@
+"""Fits on a Dask cluster have the bits of fits in this process, whatever befalls the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import pytest
+
+from gpukm import KMeans, kmeans
+from gpukm.backends.select import Choice
+from gpukm.core import lloyd, pooled, stretch
+from gpukm.errors import ConfigError, DataError, ExecutorError
+from gpukm.executors.dask import worker
+from gpukm.executors.dask.executor import DaskExecutor, share_out
+from gpukm.executors.local import LocalExecutor
+from gpukm.functional import fit_iter
+from gpukm.problem import look_there
+from gpukm.sources.npy import NpySource
+
+K = 20
+pytestmark = pytest.mark.timeout(90)
+
+
+def rows(n: int = 3000, d: int = 6, dtype: Any = np.float32) -> np.ndarray:
+    """Overlapping groups."""
+    rng = np.random.default_rng(5)
+    return (rng.normal(size=(n, d)) + 3 * rng.integers(0, 3, size=(n, 1))).astype(dtype)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    np.save(tmp_path / "rows.npy", rows())
+    return str(tmp_path / "rows.npy")
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"init": "k-means++", "n_clusters": 7},
+    {"init": "random", "n_init": 2},
+    {"init": rows()[:K]},
+    {"metric": "cosine"},
+    {"quality": "best", "max_iter": 8},
+    {"tol": 0.0, "max_iter": 40},
+    {"n_clusters": 1},
+    {"n_clusters": 2900, "max_iter": 3},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_path_has_the_bits_of_one_process(client: distributed.Client, path: str, settings: dict[str, Any]) -> None:
+    settings = {"n_clusters": K, **settings}
+    alone, there = kmeans(path, **settings), kmeans(path, executor=client, **settings)
+    assert there.digest() == alone.digest()
+    assert there.history == alone.history
+    assert (there.counts == alone.counts).all()
+    assert there.settings == alone.settings
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_array_travels_to_the_workers(client: distributed.Client, weighted: bool) -> None:
+    x = rows(dtype=np.float64)
+    w = np.random.default_rng(1).integers(0, 4, size=len(x)).astype(float) if weighted else None
+    alone = kmeans(x, K, sample_weight=w)
+    assert kmeans(x, K, sample_weight=w, executor=client).digest() == alone.digest()
+    model = KMeans(K, random_state=0, executor=client).fit(x, sample_weight=w)
+    assert (model.labels_ == alone.labels).all()
+
+
+def test_dask_arrays_and_frames_stay_on_the_cluster(client: distributed.Client) -> None:
+    dask = pytest.importorskip("dask.array")
+    pandas = pytest.importorskip("pandas")
+    frames = pytest.importorskip("dask.dataframe")
+    x = rows()
+    alone = kmeans(x, K).digest()
+    # Blocks of other widths, one without rows, fewer rows than clusters in some.
+    blocks = dask.from_array(x, chunks=((7, 0, 2000, 993), (4, 2)))
+    assert kmeans(blocks, K, executor=client).digest() == alone
+    w = np.arange(len(x)) % 3
+    weighted = kmeans(x, K, sample_weight=w).digest()
+    assert kmeans(blocks, K, executor=client, sample_weight=w).digest() == weighted
+    assert kmeans(blocks, K, executor=client, sample_weight=dask.from_array(w, chunks=500)).digest() == weighted
+    frame = pandas.DataFrame(x, columns=list("abcdef"))
+    frame["name"] = "x"
+    assert kmeans(frames.from_pandas(frame, npartitions=5), K, executor=client).digest() == alone
+
+
+def test_rows_that_are_not_held_are_read_in_every_pass(path: str, client: distributed.Client) -> None:
+    choice, executor = Choice(), DaskExecutor(client)
+    executor.room_bytes = lambda: 1000  # type: ignore[method-assign]
+    problem = look_there(NpySource(path), executor, choice, K, 300, 1e-4, "euclidean", 100, 5)
+    start = np.ascontiguousarray(rows()[:K])
+    *_, last = lloyd.iterate(problem, start)
+    alone = kmeans(path, K, init=start)
+    assert last.centroids.tobytes() == alone.centroids.tobytes()
+
+
+def test_what_workers_find_wrong_is_said_as_here(client: distributed.Client, tmp_path: Path) -> None:
+    x = rows()
+    x[2990, 3] = np.nan
+    np.save(tmp_path / "bad.npy", x)
+    for data in (x, str(tmp_path / "bad.npy")):
+        with pytest.raises(DataError, match=r"NaN.*feature 3"):
+            kmeans(data, K, executor=client)
+    with pytest.raises(DataError, match="n_samples=3 should be >= n_clusters=20"):
+        kmeans(rows(3), K, executor=client)
+    with pytest.raises(ConfigError, match=r"expected 'local' or a distributed\.Client"):
+        kmeans(x, K, executor="dusk")
+    with pytest.raises(ConfigError, match="callable init needs data in memory"):
+        kmeans(rows(), K, executor=client, init=lambda x, k, random_state: x[:k])
+
+
+def _strike(where: tuple[str, str], marker: str, signal_number: int) -> None:
+    """Have this process struck the first time that a function is called in any of them."""
+    import importlib
+
+    place: Any = importlib.import_module(where[0])
+    *path, name = where[1].split(".")
+    for part in path:
+        place = getattr(place, part)
+    function = getattr(place, name)
+
+    def struck(*args: Any, **kwargs: Any) -> Any:
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return function(*args, **kwargs)
+        os.kill(os.getpid(), signal_number)
+        return function(*args, **kwargs)
+
+    setattr(place, name, struck)
+
+
+PHASES = {
+    "load": (stretch.__name__, "Stretch.open"),
+    "look": ("gpukm.problem", "_look"),
+    "sample": ("gpukm.core.seeding", "_rows_at"),
+    "seed": (pooled.__name__, "_choose"),
+    "step": (lloyd.__name__, "_step"),
+    "reduce": (worker.__name__, "merge_all"),
+    "move": (lloyd.__name__, "_move"),
+    "finish": (lloyd.__name__, "finish_shard"),
+}
+
+
+@pytest.mark.parametrize("phase", [p if p == "step" else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
+def test_a_killed_worker_costs_time_and_no_bit(
+    path: str, tmp_path: Path, client: distributed.Client, phase: str
+) -> None:
+    marker = str(tmp_path / "struck")
+    alone = kmeans(path, K, init="pooled")
+    client.wait_for_workers(2)
+    client.run(_strike, PHASES[phase], marker, signal.SIGKILL)
+    there = kmeans(path, K, init="pooled", executor=client)
+    assert Path(marker).exists(), "no worker was killed"
+    assert there.digest() == alone.digest()
+
+
+def kill_workers(client: distributed.Client) -> None:
+    """All at once; their nannies start new ones."""
+    client.wait_for_workers(2)
+    for pid in client.run(os.getpid).values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_all_workers_killed_are_waited_for(path: str, client: distributed.Client) -> None:
+    alone = kmeans(path, K)
+    fit = fit_iter(path, K, executor=client)
+    for _ in range(3):
+        next(fit)
+    kill_workers(client)
+    try:
+        while True:
+            next(fit)
+    except StopIteration as end:
+        assert end.value.digest() == alone.digest()
+
+
+def test_a_file_that_changed_is_an_error_where_it_is_read_again(path: str, client: distributed.Client) -> None:
+    fit = fit_iter(path, K, executor=client)
+    next(fit)
+    changed = rows()
+    changed[17, 2] += 1e-3
+    np.save(path, changed)
+    kill_workers(client)
+    with pytest.raises(DataError, match="not what they were when they were first read"):
+        for _ in range(100):
+            next(fit)
+
+
+def test_a_cluster_without_workers_is_an_error(client: distributed.Client) -> None:
+    nobody = DaskExecutor(client, {"GPU": 1}, patience_seconds=0.3)
+    with pytest.raises(ExecutorError, match="no worker that offers GPU=1 for 0 s; start some"):
+        nobody.workers()
+
+
+def test_sharing_out() -> None:
+    first, moved = share_out(10, {}, {"a": 1, "b": 1})
+    assert [first[i] for i in range(10)] == ["a"] * 5 + ["b"] * 5
+    assert moved == list(range(10))
+    # A late joiner gets its share, and no other part moves.
+    second, moved = share_out(10, first, {"a": 1, "b": 1, "c": 1})
+    assert sorted(second.values()).count("c") == len(moved)
+    assert 3 <= len(moved) <= 4
+    assert all(second[i] == first[i] for i in range(10) if i not in moved)
+    # Whoever is lost loses all, and threads count.
+    third, moved = share_out(10, second, {"b": 3, "c": 1})
+    assert set(third.values()) == {"b", "c"}
+    assert sorted(third.values()).count("b") in (7, 8)
+    # More workers than parts.
+    few, _ = share_out(2, {}, dict.fromkeys("abcde", 2))
+    assert len(set(few.values())) == 2
+    assert share_out(3, {0: "a", 1: "a", 2: "b"}, {"a": 2, "b": 1}) == ({0: "a", 1: "a", 2: "b"}, [])
+
+
+def test_the_interface_of_the_local_executor() -> None:
+    executor = LocalExecutor()
+    parts = executor.place([Plus(1), Plus(2), Plus(3)])
+    assert parts.map(add, 10) == [11, 12, 13]
+    assert parts.map(add, each={2: (1,), 0: (5,)}) == [6, 4]
+    assert parts.reduce(add, int.__add__, 10) == [36]
+    assert parts.reduce(add, int.__add__, 10, cut=lambda n: [n // 10, n % 10], pieces=2) == [3, 6]
+
+
+class Plus:
+    """A part that is a number."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def open(self) -> int:
+        return self.n
+
+
+def add(n: int, m: int) -> int:
+    return n + m
+
+
+def test_the_same_interface_on_workers(client: distributed.Client) -> None:
+    executor = DaskExecutor(client)
+    parts = executor.place([Plus(1), Plus(2), Plus(3)])
+    plus, seven = executor.share(10), executor.apply(add, 3, 4)
+    assert executor.fetch(seven) == 7
+    assert parts.map(add, plus) == [11, 12, 13]
+    assert parts.map(add, each={2: (1,), 0: (5,)}) == [6, 4]
+    assert executor.fetch(parts.reduce(add, int.__add__, plus)[0]) == 36
+    halves = parts.reduce(add, join, 10, cut=digits, pieces=2)
+    # Tens and ones of what each worker has, added up apart.
+    tens, ones = (executor.fetch(half) for half in halves)
+    assert 10 * tens + ones == 36
+    parts.close()
+
+
+def digits(n: int) -> list[int]:
+    return [n // 10, n % 10]
+
+
+def join(a: int, b: int) -> int:
+    return a + b
