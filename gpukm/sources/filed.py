@@ -61,13 +61,13 @@ class FilesTable(Table):
         """The files that hold these rows, where it is known which they are."""
         if self.n_rows is None:
             return self
-        firsts = list(accumulate(self.counts, initial=self.first))
+        firsts = self._firsts()
         kept = [i for i in range(len(self.counts)) if firsts[i + 1] > start and (stop is None or firsts[i] < stop)]
         return self._of(kept[:1] and range(kept[0], kept[-1] + 1), firsts[kept[0]] if kept else start)
 
     def borders(self) -> Sequence[int]:
         """First rows of files."""
-        return [] if None in self.counts else list(accumulate(self.counts, initial=self.first))[1:-1]
+        return [] if None in self.counts else self._firsts()[1:-1]
 
     def pieces(self) -> list[Self]:
         """Every file by itself."""
@@ -87,6 +87,10 @@ class FilesTable(Table):
         """Batches of a file, whose rows begin at number ``first``, to its end; any before row ``start`` may be left
         out, and what is behind ``stop`` will not be asked for.
         """
+
+    def _firsts(self) -> list[int]:
+        """Number of the first row of each file, and of the one behind the last."""
+        return list(accumulate((n or 0 for n in self.counts), initial=self.first))
 
     def _of(self, kept: Sequence[int], first: int) -> Self:
         """Some of the files, whose rows begin at number ``first``."""

@@ -1,4 +1,4 @@
-"""An executor as unkind as a cluster may be, in this process: nothing is shared, work runs twice, merges in any order."""
+"""An executor as unkind as a cluster: nothing is shared, work runs twice, and merges come in any order."""
 
 from __future__ import annotations
 
