@@ -14,6 +14,7 @@ from gpukm.pipeline.progress import Progress
 from gpukm.pipeline.spread import HERE, Spread
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.fingerprint import RowDigest
+from gpukm.sources.ranges import over
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def read(source: Source, batch_rows: int, hold_rows: int, progress: Progress, sp
     """
     hold = hold_rows > 0 if source.n_rows is None else source.n_rows <= hold_rows
     store = _Store(source, hold_rows) if hold and spread.here else None
-    account: _Account = spread.run(source, _take, batch_rows, store, spread.told(progress))
+    with spread.placed(source) as placed:
+        account: _Account = over(spread.executor, placed, _take, batch_rows, store, spread.told(progress))
     if not spread.here:
         progress.seen(account.n_rows)
     if account.n_samples == 0:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpukm.executors import Executor, LocalExecutor
+from gpukm.executors import Executor, LocalExecutor, Placement
 from gpukm.pipeline.progress import Progress
 from gpukm.sources.base import Source
-from gpukm.sources.ranges import WHOLE, Range, RowRange, count, cut, over, over_each
+from gpukm.sources.ranges import WHOLE, Range, RowRange, count, cut
 
 if TYPE_CHECKING:
     from gpukm.executors.base import Opener
@@ -58,31 +59,13 @@ class Spread:
         """Whether steps run in this process, and may use what they are given as it is."""
         return isinstance(self.executor, LocalExecutor)
 
-    def run(
-        self,
-        rows: Source | Table,
-        step: Callable[..., Any],
-        *args: Any,
-        opened: Callable[[RowRange], Opener] = lambda part: part,
-        merge: Callable[[Any, Any], Any] | None = None,
-    ) -> Any:
-        """A pass: ``step(part, *args)`` of every range, merged; see :func:`gpukm.sources.ranges.over`.
-
-        ``opened`` makes an opener of more than rows of their range.
-        """
-        placed = self.executor.place([opened(RowRange(rows, start, stop)) for start, stop in self.ranges])
+    @contextmanager
+    def placed(self, rows: Source | Table, opened: Callable[[RowRange], Opener] | None = None) -> Iterator[Placement]:
+        """The ranges of some rows, for one or more passes; ``opened`` makes an opener of more than rows."""
+        parts: list[RowRange] = [RowRange(rows, start, stop) for start, stop in self.ranges]
+        placed = self.executor.place(parts if opened is None else [opened(part) for part in parts])
         try:
-            return over(self.executor, placed, step, *args, merge=merge)
-        finally:
-            placed.close()
-
-    def run_each(
-        self, rows: Source | Table, step: Callable[..., Any], *args: Any, each: Sequence[tuple[Any, ...]]
-    ) -> list[Any]:
-        """A pass whose results stay apart; see :func:`gpukm.sources.ranges.over_each`."""
-        placed = self.executor.place([RowRange(rows, start, stop) for start, stop in self.ranges])
-        try:
-            return over_each(placed, step, *args, each=each)
+            yield placed
         finally:
             placed.close()
 
