@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,15 @@ from gpukm.sources.faults import Fault, Unusable
 if TYPE_CHECKING:
     from gpukm.preprocessing.fitted import Fitted
     from gpukm.sources.table import Table
+
+
+def doubts(unknown: Mapping[str, int]) -> tuple[str, ...]:
+    """What is doubtful of rows with categories, counted by column, that training has not seen."""
+    return tuple(
+        f"{count} rows have a category in column {name!r} that training has not seen; they count as none of them"
+        for name, count in sorted(unknown.items())
+        if count
+    )
 
 
 class PreparedSource(Source):
@@ -66,11 +75,7 @@ class PreparedSource(Source):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(
-            f"{count} rows have a category in column {name!r} that training has not seen; they count as none of them"
-            for name, count in sorted(self.unknown.items())
-            if count
-        )
+        return doubts(self.unknown)
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         unknown: Counter[str] = Counter()

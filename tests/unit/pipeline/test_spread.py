@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
@@ -14,14 +16,15 @@ from gpukm.config import Settings
 from gpukm.errors import DataError
 from gpukm.executors import Executor, LocalExecutor
 from gpukm.functional import kmeans
-from gpukm.pipeline import train
+from gpukm.pipeline import assign, train
 from gpukm.pipeline.content import content_of
 from gpukm.pipeline.inputs import preprocessing_of
 from gpukm.pipeline.progress import Progress
 from gpukm.pipeline.spread import HERE, Spread
 from gpukm.pipeline.training import Clock, prepare
-from gpukm.snapshots import SnapshotContent
+from gpukm.snapshots import Snapshot, SnapshotContent, Store
 from gpukm.sources import open_source
+from gpukm.sources.table import Table
 from tests.conformance.scattered import ScatteredExecutor
 
 N = 600
@@ -132,3 +135,80 @@ def test_zero_rows_are_counted_over_all_ranges(tmp_path: Path) -> None:
                 spread = Spread(executor, cuts)
                 rest = ready.prepared.fitted, ready.reading, settings, 4, Progress(), spread
                 content_of(ready.prepared, result, *rest)
+
+
+def assigned(out: Path | str) -> pa.Table:
+    """Labels as they are read back."""
+    table = open_source(out)
+    assert isinstance(table, Table)
+    return pa.Table.from_batches([batch for _, batch in table.record_batches(table.schema.names, 1000)], table.schema)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, parquet: str) -> Snapshot:
+    """Trained on the rows."""
+    raw, settings = open_source(parquet), options(tmp_path, **VARIANTS["cosine"])
+    ready = prepare(raw, parquet, preprocessing_of(raw, settings), settings, Clock(), Progress())
+    x = np.concatenate([batch.x for batch in ready.prepared.batches(N)])
+    rest = ready.prepared.fitted, ready.reading, settings, 50, Progress()
+    store = Store.open(settings.store, create=True)
+    store.publish("m", content_of(ready.prepared, kmeans(x, 4, metric="cosine"), *rest), {})
+    return store.load("m")
+
+
+CASES: dict[str, dict[str, object]] = {
+    "numbers": {},
+    "ids": {"settings": {"id_column": ("id", "kind")}},
+    "some": {"where": ("kind=kind 1",)},
+    "none": {"where": ("kind=kind 1", "id=0")},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", ["parquet", "text"])
+def test_parts_written_elsewhere_are_the_file_written_here(
+    tmp_path: Path, snapshot: Snapshot, request: pytest.FixtureRequest, kind: str, case: str
+) -> None:
+    source = request.getfixturevalue(kind)
+    settings = options(tmp_path, exclude=(), one_hot=(), **CASES[case].get("settings", {}))  # type: ignore[arg-type]
+    where = CASES[case].get("where", ())
+    here = assign(snapshot, source, tmp_path / "one.parquet", settings, where=where)  # type: ignore[arg-type]
+    whole = assigned(tmp_path / "one.parquet") if here.n_rows else None
+    assert here.n_dropped > 0 or here.n_rows == 0
+    for n in (1, 2, 7):
+        to = tmp_path / f"{n}.parquet" if n < 7 else f"memory://{tmp_path.name}/{kind}/{case}"
+        options_of_run = {"where": where, "executor": ScatteredExecutor(n), "n_ranges": n}
+        found = assign(snapshot, source, to, settings, **options_of_run)  # type: ignore[arg-type]
+        assert replace(found, out="") == replace(here, out="")
+        if whole is not None:
+            table = assigned(to)
+            assert table.equals(whole) and table.schema.equals(whole.schema)
+    if case == "numbers":
+        assert len(list((tmp_path / "2.parquet").iterdir())) == 2
+
+
+def test_an_error_elsewhere_is_that_of_a_run_here_and_leaves_nothing(tmp_path: Path, snapshot: Snapshot) -> None:
+    table, settings = rows(), options(tmp_path, exclude=(), one_hot=())
+    b = table["b"].to_numpy().copy()
+    b[[400, 90]] = np.inf
+    bad, folder = tmp_path / "bad.parquet", tmp_path / "made"
+    folder.mkdir()
+    pq.write_table(table.set_column(2, "b", pa.array(b)), bad, row_group_size=50)
+    with pytest.raises(DataError, match="infinite 2 values, the first in row 90") as here:
+        assign(snapshot, str(bad), folder / "one.parquet", settings)
+    for to in (folder / "parts", f"memory://{tmp_path.name}/bad"):
+        with pytest.raises(DataError) as elsewhere:
+            assign(snapshot, str(bad), to, settings, executor=ScatteredExecutor(), n_ranges=6)
+        assert str(elsewhere.value) == str(here.value)
+    assert not list(folder.iterdir())
+    assert not fsspec.filesystem("memory").find(f"/{tmp_path.name}/bad")
+
+
+def test_categories_not_seen_are_counted_over_all_ranges(tmp_path: Path, snapshot: Snapshot) -> None:
+    table, settings = rows(), options(tmp_path, exclude=(), one_hot=())
+    kinds = ["new" if i % 100 == 5 else kind for i, kind in enumerate(table["kind"].to_pylist())]
+    pq.write_table(table.set_column(3, "kind", pa.array(kinds)), tmp_path / "new.parquet")
+    source = str(tmp_path / "new.parquet")
+    here = assign(snapshot, source, tmp_path / "one.parquet", settings)
+    found = assign(snapshot, source, tmp_path / "parts", settings, executor=ScatteredExecutor(), n_ranges=4)
+    assert here.warnings and found.warnings == here.warnings
