@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,12 +36,13 @@ class GoldenRows:
 
 
 class GoldenTracker:
-    """Finds golden rows during a pass: sampled ones of the largest clusters, the farthest, the most contested."""
+    """Finds golden rows during a pass: sampled ones of the largest clusters, the farthest, the most contested.
+
+    A commutative monoid under :meth:`merge`. Copied or pickled it holds what it found, and looks at no more rows.
+    """
 
     def __init__(self, sampled: Rows) -> None:
-        self._sample = sampled
-        self._by_number = np.argsort(sampled.numbers)
-        self._numbers = sampled.numbers[self._by_number]
+        self._numbers: np.ndarray = np.sort(sampled.numbers)
         self._found: dict[int, tuple[int, float]] = {}
         empty = Rows.none(sampled.x.shape[1], sampled.x.dtype, np.float64)
         self._farthest, self._border = empty, empty
@@ -65,11 +67,14 @@ class GoldenTracker:
         self._farthest = self._farthest.merge(other._farthest, N_FARTHEST)
         self._border = self._border.merge(other._border, N_BORDER)
 
-    def finish(self, counts: np.ndarray) -> GoldenRows:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_numbers": None}
+
+    def finish(self, sampled: Rows, counts: np.ndarray) -> GoldenRows:
         """Choose: the largest clusters in turn give a sampled row each, until 24 are found; then the extremes."""
         chosen: dict[int, np.ndarray] = {}
         queues: dict[int, list[int]] = {}
-        for i, number in enumerate(self._sample.numbers.tolist()):
+        for i, number in enumerate(sampled.numbers.tolist()):
             queues.setdefault(self._found[number][0], []).append(i)
         order = sorted(queues, key=lambda c: (-int(counts[c]), c))[: N_TYPICAL // 2]
         turn = 0
@@ -77,15 +82,15 @@ class GoldenTracker:
             for cluster in order:
                 if len(queues[cluster]) > turn and len(chosen) < N_TYPICAL:
                     i = queues[cluster][turn]
-                    chosen[int(self._sample.numbers[i])] = self._sample.x[i]
+                    chosen[int(sampled.numbers[i])] = sampled.x[i]
             turn += 1
         for rows in (self._farthest, self._border):
             chosen |= dict(zip(rows.numbers.tolist(), rows.x, strict=True))
         numbers = sorted(chosen)
         found = [self._found[n] for n in numbers]
-        shape = (len(numbers), self._sample.x.shape[1])
+        shape = (len(numbers), sampled.x.shape[1])
         return GoldenRows(
-            np.array([chosen[n] for n in numbers], self._sample.x.dtype).reshape(shape),
+            np.array([chosen[n] for n in numbers], sampled.x.dtype).reshape(shape),
             np.array(numbers, np.int64),
             np.array([label for label, _ in found], np.int32),
             np.array([distance for _, distance in found], np.float64),

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ Assigned = tuple[Batch, np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one look at the rows tells; mergeable.
+    """What one look at the rows tells; a commutative monoid under :meth:`merge`.
 
     Attributes
     ----------
@@ -148,7 +149,8 @@ def survey(source: Source, *, seed: int = 0, batch_rows: int = 1 << 16) -> Surve
     for batch in source.batches(batch_rows):
         if not len(batch.x):
             continue
-        low, high = np.minimum(low, batch.x.min(axis=0)), np.maximum(high, batch.x.max(axis=0))
+        # Adding 0 makes -0 into 0, of which min and max return either.
+        low, high = np.minimum(low, batch.x.min(axis=0) + 0.0), np.maximum(high, batch.x.max(axis=0) + 0.0)
         heaviest = max(heaviest, 1.0 if batch.weight is None else float(batch.weight.max()))
         rows = sample(rows, batch, seed, size)
     return Survey(low, high, heaviest, rows, size)
@@ -190,19 +192,28 @@ def summarize(
         the batches; where clusters x features are too many, parts are left out and ``notes`` names them.
     """
     look = survey(source, seed=seed, batch_rows=batch_rows) if surveyed is None else surveyed
+    return gather(assigned, centroids, look, threads).finish(look)
+
+
+def gather(
+    assigned: Iterable[Assigned], centroids: np.ndarray, look: Survey, threads: int | None = None
+) -> Accumulator:
+    """Take in rows, all or those of a part, as :func:`summarize` describes them; ``look`` is of all rows."""
     accumulator = Accumulator(centroids, look)
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         for batch, labels, nearest, second in assigned:
             accumulator.add(batch, labels, nearest, second, pool)
-    return accumulator.finish()
+    return accumulator
 
 
 class Accumulator:
-    """Running totals of the pass; a commutative monoid under :meth:`merge`, for equal centroids and survey."""
+    """Running totals of the pass; a commutative monoid under :meth:`merge`, for equal centroids and survey.
+
+    Copied or pickled it holds the totals alone, which can be merged and finished but take in no more rows.
+    """
 
     def __init__(self, centroids: np.ndarray, look: Survey) -> None:
         k, d = centroids.shape
-        self.centroids, self.look = centroids, look
         minimum = np.where(np.isfinite(look.minimum), look.minimum, 0.0)
         maximum = np.where(np.isfinite(look.maximum), look.maximum, 0.0)
         self.middle = minimum + (maximum - minimum) / 2
@@ -272,15 +283,18 @@ class Accumulator:
         self.radii.merge(other.radii)
         self.golden.merge(other.golden)
 
-    def finish(self) -> ClusterSummary:
-        """Round the totals."""
-        k, d = self.centroids.shape
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_columns": None}
+
+    def finish(self, look: Survey) -> ClusterSummary:
+        """Round the totals; ``look`` is that of the beginning."""
+        k, d = len(self.counts), len(self.histogram)
         weights = self.counts.astype(np.float64) if self.weights is None else to_floats(self.weights)
         total = float(self.counts.sum()) if self.weights is None else to_float(int(self.weights.sum()))
         divisor = np.where(weights > 0, weights, 1.0)
         offset = self.first.totals()[0] / (total or 1.0)
         variance = np.maximum(self.second.totals()[0] / (total or 1.0) - offset * offset, 0.0)
-        constant = self.look.minimum == self.look.maximum
+        constant = look.minimum == look.maximum
         notes = []
         if self.spread is None:
             notes.append(
@@ -301,15 +315,15 @@ class Accumulator:
             inertia=to_floats(self.inertia),
             silhouette=to_floats(self.silhouette) / divisor,
             radius_quantiles=self.radii.quantiles(),
-            mean=np.where(constant, self.look.minimum, self.middle + offset).astype(np.float64),
+            mean=np.where(constant, look.minimum, self.middle + offset).astype(np.float64),
             variance=np.where(constant, 0.0, variance),
-            minimum=self.look.minimum.astype(np.float64),
-            maximum=self.look.maximum.astype(np.float64),
+            minimum=look.minimum.astype(np.float64),
+            maximum=look.maximum.astype(np.float64),
             cluster_variance=None if self.spread is None else self.spread.totals() / divisor[:, None],
             histogram_edges=self.edges,
             histogram=self.histogram,
             cluster_histogram=by_cluster,
-            golden=self.golden.finish(self.counts),
+            golden=self.golden.finish(look.sample, self.counts),
             n_samples=int(self.counts.sum()),
             total_weight=total,
             total_inertia=to_float(int(self.inertia.sum())),
@@ -320,7 +334,7 @@ class Accumulator:
         self, x: np.ndarray, w: np.ndarray | None, labels: np.ndarray, pool: ThreadPoolExecutor | None
     ) -> None:
         """Sums and histograms of a block of rows, features dealt to threads."""
-        k, d = self.centroids.shape
+        k, d = len(self.counts), x.shape[1]
         # Radix sort exists for 16 bits only.
         order = np.argsort(labels.astype(np.uint16), kind="stable") if k <= 1 << 16 else np.argsort(labels)
         ordered = labels[order]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpukm.errors import ConfigError, DataError
-from gpukm.pipeline.assigning import OWN_COLUMNS, check_output, fields_of, output, thresholds, writer_of
+from gpukm.pipeline.assigning import OWN_COLUMNS, check_ids, check_output, fields_of, output, thresholds, writer_of
 from gpukm.pipeline.files import atomic_file
 from gpukm.pipeline.inputs import model_name, open_input
 from gpukm.pipeline.progress import Progress
@@ -141,7 +141,9 @@ def assign_groups(
     progress = progress or Progress()
     if unknown_groups not in UNKNOWN_GROUPS:
         raise ConfigError(f"--unknown-groups is {unknown_groups!r}, expected one of {', '.join(UNKNOWN_GROUPS)}")
-    target, ids = check_output(source, out, settings.id_column)
+    ids = settings.id_column
+    check_ids(ids)
+    target = check_output(source, out)
     if by in OWN_COLUMNS:
         raise ConfigError(f"group column {by!r} has the name of a column that assign writes; rename it")
     raw = open_input(source, where)

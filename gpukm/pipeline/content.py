@@ -6,21 +6,29 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpukm.pipeline.progress import Progress, Watched
+from gpukm.pipeline.spread import HERE, Spread
+from gpukm.sources.ranges import over
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpukm.backends import Selection
     from gpukm.config import Settings
     from gpukm.core.result import FitResult
+    from gpukm.core.summary import Accumulator, Survey
     from gpukm.pipeline.reading import Reading
     from gpukm.plan import TrainPlan
     from gpukm.preprocessing import Fitted
     from gpukm.snapshots import SnapshotContent
     from gpukm.sources.base import Source
+    from gpukm.sources.ranges import RowRange
 
 
 def content_of(
@@ -29,28 +37,25 @@ def content_of(
     fitted: Fitted,
     reading: Reading,
     settings: Settings,
-    selection: Selection,
     batch_rows: int,
     progress: Progress,
+    spread: Spread = HERE,
 ) -> SnapshotContent:
     """Describe the clusters in two more passes and put everything together; see :class:`SnapshotContent`."""
-    from gpukm.core.summary import NON_FINITE, summarize
-    from gpukm.functional import as_source, assign_batches
+    from gpukm.core.summary import NON_FINITE, Survey, survey
     from gpukm.snapshots import Golden, SnapshotContent, result_fields
 
-    # As they were clustered: of unit length where the metric is cosine, hence euclidean from here on.
-    clustered = as_source(rows, None, settings.metric, selection)
-    assigned = assign_batches(
-        Watched(clustered, progress),
-        result.centroids,
-        backend=settings.backend,
-        device=settings.device,
-        threads=settings.threads,
-        batch_rows=batch_rows,
-    )
-    summary = summarize(
-        clustered, result.centroids, assigned, seed=settings.seed, batch_rows=batch_rows, threads=settings.threads
-    )
+    clustered = _Clustered(settings.metric, settings.backend, settings.device, settings.threads)
+    how = settings.backend, settings.device, settings.threads, batch_rows, spread.told(progress)
+    executor = spread.executor
+    with spread.placed(rows, clustered.of) as placed:
+        find = partial(survey, seed=settings.seed, batch_rows=batch_rows)
+        look: Survey = over(executor, placed, find, merge=Survey.merge)
+        centroids, shared = executor.share(result.centroids), executor.share(look)
+        totals: Accumulator = over(executor, placed, _describe, centroids, shared, *how)
+    if not spread.here:
+        progress.seen(reading.n_rows)
+    summary = totals.finish(look)
     return SnapshotContent(
         centroids=result.centroids,
         golden=Golden(summary.golden.x, summary.golden.labels, summary.golden.row_numbers),
@@ -63,6 +68,52 @@ def content_of(
         data=reading.data_fields(),
         result={**result_fields(result), "notes": list(summary.notes)},
     )
+
+
+@dataclass(frozen=True)
+class _Clustered:
+    """Opens rows as they were clustered: of unit length where the metric is cosine, hence euclidean from there on."""
+
+    metric: str
+    backend: str
+    device: str
+    threads: int | None
+    part: RowRange | None = None
+
+    def of(self, part: RowRange) -> _Clustered:
+        """Of a range."""
+        return replace(self, part=part)
+
+    def open(self) -> Source:
+        """The rows; which backend scales them is chosen where they are."""
+        from gpukm.backends import select
+        from gpukm.sources.normalized import NormalizedSource
+
+        assert self.part is not None
+        rows: Source = self.part.open()
+        if self.metric != "cosine":
+            return rows
+        return NormalizedSource(rows, select(self.backend, self.device, self.threads).backend)
+
+
+def _describe(
+    rows: Source,
+    centroids: np.ndarray,
+    look: Survey,
+    backend: str,
+    device: str,
+    threads: int | None,
+    batch_rows: int,
+    progress: Progress,
+) -> Accumulator:
+    """Label a range and take in its rows."""
+    from gpukm.core.summary import gather
+    from gpukm.functional import assign_batches
+
+    assigned = assign_batches(
+        Watched(rows, progress), centroids, backend=backend, device=device, threads=threads, batch_rows=batch_rows
+    )
+    return gather(assigned, centroids, look, threads)
 
 
 def provenance_of(

@@ -20,11 +20,13 @@ from gpukm.pipeline.inputs import model_name, open_input, preprocessing_of
 from gpukm.pipeline.minibatch import fit_minibatch
 from gpukm.pipeline.progress import Progress, Watched
 from gpukm.pipeline.reading import Reading, read
+from gpukm.pipeline.spread import HERE, Spread
 from gpukm.plan import TrainPlan, human_bytes, plan
 
 if TYPE_CHECKING:
     from gpukm.backends import Selection
     from gpukm.core.result import FitResult
+    from gpukm.executors import Executor
     from gpukm.preprocessing import PreparedSource, Preprocessing
     from gpukm.snapshots import SnapshotRef, Store
     from gpukm.sources.base import Source
@@ -69,6 +71,8 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
+    n_ranges: int | None = None,
 ) -> TrainOutcome:
     """Cluster a data file and publish the result as the next snapshot of a model.
 
@@ -86,6 +90,10 @@ def train(
     dry_run : bool
         Stop after the checks.
     progress : Progress or None
+    executor : Executor or None
+        Where the data is read and worked on; None: here.
+    n_ranges : int or None
+        Ranges to cut the data into; None chooses by its size, one where it is worked on here. Changes no bit.
 
     Raises
     ------
@@ -114,7 +122,7 @@ def train(
         )
     if dry_run:
         return TrainOutcome(model, store.location, planned)
-    ready = prepare(raw, source, preprocessing, settings, clock, progress)
+    ready = prepare(raw, source, preprocessing, settings, clock, progress, spread=Spread.of(raw, executor, n_ranges))
     if ready.reading.n_samples < settings.n_clusters:
         raise DataError(
             f"{source} has {ready.reading.n_samples} rows to cluster, fewer than the {settings.n_clusters} clusters "
@@ -152,12 +160,15 @@ class Ready:
     prepared : PreparedSource
     planned : TrainPlan
     reading : Reading
+    spread : Spread
+        Where they are read again.
     """
 
     source: str
     prepared: PreparedSource
     planned: TrainPlan
     reading: Reading
+    spread: Spread = HERE
 
 
 def prepare(
@@ -169,8 +180,11 @@ def prepare(
     progress: Progress,
     *,
     hold: bool = False,
+    spread: Spread = HERE,
 ) -> Ready:
     """Fit the preprocessing and read the prepared rows once; ``hold`` keeps them in memory whatever the limit.
+
+    What is worked on elsewhere is read there, and held by nobody here.
 
     Raises
     ------
@@ -182,13 +196,20 @@ def prepare(
 
     batch_rows = plan(raw, settings, preprocessing, source).batch_rows
     with clock.stage("preprocess", progress, "fitting the preprocessing"):
-        fitted = fit(raw, preprocessing, weight_column=settings.weight_column, batch_rows=batch_rows)
+        fitted = fit(
+            raw,
+            preprocessing,
+            weight_column=settings.weight_column,
+            batch_rows=batch_rows,
+            executor=spread.executor,
+            ranges=spread.ranges,
+        )
     prepared = PreparedSource(raw, fitted, weight_column=settings.weight_column)
     planned = plan(raw, settings, preprocessing, source, n_features=prepared.n_features)
     with clock.stage("read", progress, "reading", raw.n_rows):
         hold_rows = (raw.n_rows or 0) if hold else planned.hold_rows
-        reading = read(Prefetch(prepared), planned.batch_rows, hold_rows, progress)
-    return Ready(source, prepared, planned, reading)
+        reading = read(Prefetch(prepared), planned.batch_rows, hold_rows, progress, spread)
+    return Ready(source, prepared, planned, reading, spread)
 
 
 def publish(
@@ -210,7 +231,16 @@ def publish(
     reading, fitted = ready.reading, ready.prepared.fitted
     whole: Source = reading.held or Prefetch(ready.prepared)
     with clock.stage("summarize", progress, "summarizing", reading.n_rows):
-        content = content_of(whole, result, fitted, reading, settings, selection, ready.planned.batch_rows, progress)
+        content = content_of(
+            whole,
+            result,
+            fitted,
+            reading,
+            settings,
+            ready.planned.batch_rows,
+            progress,
+            ready.spread if reading.held is None else HERE,
+        )
     planned = replace(ready.planned, resident=reading.held is not None)
     provenance = provenance_of(ready.source, result, planned, settings, selection, clock.seconds, resumed_from)
     with clock.stage("publish", progress, "publishing"):

@@ -64,7 +64,7 @@ class Gram:
     def merge(self, other: Gram) -> None:
         """Take in the sums of another part, made with the same bounds."""
         self._normalise()
-        other._normalise()
+        # The carries of two normalised sums leave room for one that is not.
         self._sums += other._sums
         self._carry += other._carry
         self._weighted |= other._weighted

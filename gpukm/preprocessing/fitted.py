@@ -12,7 +12,7 @@ import numpy as np
 from gpukm.errors import ConfigError, DataError
 from gpukm.preprocessing.columns import Column
 from gpukm.preprocessing.spec import Preprocessing
-from gpukm.preprocessing.steps import Feature, FittedStep, make
+from gpukm.preprocessing.steps import Feature, FittedStep, make, row_by_row
 
 FORMAT = 1
 # Values that a block of rows has while the steps work on it, so that it stays in the cache.
@@ -130,19 +130,27 @@ class Fitted:
             return np.ascontiguousarray(x)
         out = np.empty((len(x), len(self.features)), self.dtype)
         rows = max(_LEAST_ROWS, _BLOCK_VALUES // max(1, len(self.input_features)))
+
+        def work(part: slice) -> None:
+            if self.is_identity and self.fill is None:
+                # Rounded once: an int64 or float64 goes to float32 directly.
+                out[part] = x[part]
+            else:
+                out[part] = self.through(x[part], [code[part] for code in codes], lambda i: row(part.start + i))
+            if check and not np.isfinite(out[part]).all():
+                self._refuse(out[part], row(part.start + int(np.argmin(np.isfinite(out[part]).all(axis=1)))))
+
         with np.errstate(over="ignore", invalid="ignore"):
             for i in range(0, len(x), rows):
-                part = slice(i, i + rows)
-                if self.is_identity and self.fill is None:
-                    # Rounded once: an int64 or float64 goes to float32 directly.
-                    out[part] = x[part]
-                else:
-                    block = self.expand(x[part], [code[part] for code in codes])
-                    for step in self.steps:
-                        block = step.apply(block, lambda j, i=i: row(i + j))  # type: ignore[misc]
-                    out[part] = block
-                if check and not np.isfinite(out[part]).all():
-                    self._refuse(out, i, row)
+                row_by_row(work, slice(i, min(i + rows, len(x))), row)
+        return out
+
+    def through(self, x: np.ndarray, codes: Sequence[np.ndarray], row: Callable[[int], int]) -> np.ndarray:
+        """Rows after the steps in float64, not rounded; of few enough rows to stay in the cache."""
+        out = self.expand(x, codes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in self.steps:
+                out = step.apply(out, row)
         return out
 
     def expand(self, x: np.ndarray, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -224,13 +232,12 @@ class Fitted:
             raise ConfigError(f"the stored preprocessing is incomplete ({error!r}); publish the model again") from None
         return fitted
 
-    def _refuse(self, out: np.ndarray, start: int, row: Callable[[int], int]) -> None:
-        """Raise DataError for a number that is not finite."""
-        wrong = ~np.isfinite(out[start:])
-        i, j = divmod(int(np.argmax(wrong)), wrong.shape[1])
+    def _refuse(self, out: np.ndarray, row: int) -> None:
+        """Raise DataError for a number that is not finite, the first of which is in row ``row``."""
+        j = int(np.argmin(np.isfinite(out))) % out.shape[1]
         largest = float(np.finfo(self.dtype).max)
         advice = "choose dtype float64 or scale the column" if self.dtype == np.float32 else "scale or clip the column"
         raise DataError(
-            f"feature {self.feature_names[j]!r} of row {row(start + i)} does not fit in {self.dtype.name}, whose "
+            f"feature {self.feature_names[j]!r} of row {row} does not fit in {self.dtype.name}, whose "
             f"largest number is {largest:.4g}; {advice}"
         )

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpukm.errors import DataError
 from gpukm.preprocessing.checks import Checks
 from gpukm.preprocessing.columns import place, rejoin
 from gpukm.preprocessing.reading import Block, Reader, codes, distinct
 from gpukm.sources.base import Batch, Source
+from gpukm.sources.faults import Fault, Unusable
 
 if TYPE_CHECKING:
     from gpukm.preprocessing.fitted import Fitted
     from gpukm.sources.table import Table
+
+
+def doubts(unknown: Mapping[str, int]) -> tuple[str, ...]:
+    """What is doubtful of rows with categories, counted by column, that training has not seen."""
+    return tuple(
+        f"{count} rows have a category in column {name!r} that training has not seen; they count as none of them"
+        for name, count in sorted(unknown.items())
+        if count
+    )
 
 
 class PreparedSource(Source):
@@ -65,24 +75,39 @@ class PreparedSource(Source):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(
-            f"{count} rows have a category in column {name!r} that training has not seen; they count as none of them"
-            for name, count in sorted(self.unknown.items())
-            if count
-        )
+        return doubts(self.unknown)
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         unknown: Counter[str] = Counter()
         self.unknown = unknown
+        fault: Fault | None = None
         for block in Checks(self._reader, self.fitted.spec.null_policy, self.check).blocks(rows, start, stop):
+            if fault is not None:
+                continue
             found = [codes(v, c) for v, c in zip(block.values, self._categories, strict=True)]
-            for number, code in enumerate(found):
-                count = int(np.count_nonzero(code == -2))
-                if count and self.fitted.spec.unknown_category == "error":
-                    self._refuse(block, number, code)
-                unknown[self._categories[number].name] += count
-            x = self.fitted.transform(block.x, found, block.row, self.check)
-            yield Batch(x, block.first_row, block.n_rows, block.kept, block.weight, block.columns)
+            for column, code in zip(self._categories, found, strict=True):
+                unknown[column.name] += int(np.count_nonzero(code == -2))
+            fault = self._unknown(block, found)
+            try:
+                x = self.fitted.transform(block.x, found, block.row, self.check)
+            except Unusable as error:
+                fault = error if fault is None else fault.merge(error)
+            if fault is None:
+                yield Batch(x, block.first_row, block.n_rows, block.kept, block.weight, block.columns)
+            elif not self.check:
+                raise fault
+        # What checks find in later rows has been said by now.
+        if fault is not None:
+            raise fault
+
+    def part(self, start: int, stop: int | None) -> PreparedSource:
+        part = copy(self)
+        part.raw = self.raw.part(start, stop)
+        part._reader = self._reader.of(part.raw)
+        return part
+
+    def borders(self) -> Sequence[int]:
+        return self.raw.borders()
 
     def array(self) -> np.ndarray | None:
         """The raw matrix itself if nothing is to be done to it, else None."""
@@ -97,11 +122,20 @@ class PreparedSource(Source):
         """The raw matrix's weights, beside :meth:`array`."""
         return self.raw.weights() if isinstance(self.raw, Source) and self._reader.weight_column is None else None
 
-    def _refuse(self, block: Block, number: int, code: np.ndarray) -> None:
-        """Raise DataError for an unknown category."""
-        i = int(np.argmax(code == -2))
-        found, at = distinct(block.values[number])
-        raise DataError(
-            f"{place(self.raw)} has {found[at[i]]!r} in row {block.row(i)}, column {self._categories[number].name!r}, "
-            "a category that training has not seen; train again, or with unknown_category='zeros'"
-        )
+    def _unknown(self, block: Block, found: Sequence[np.ndarray]) -> Fault | None:
+        """What is wrong with the first unknown category, where there must be none."""
+        if self.fitted.spec.unknown_category != "error":
+            return None
+        fault: Fault | None = None
+        for column, values, code in zip(self._categories, block.values, found, strict=True):
+            i = int(np.argmax(code == -2)) if len(code) else 0
+            if not len(code) or code[i] != -2:
+                continue
+            known, at = distinct(values)
+            error = Unusable(
+                f"{place(self.raw)} has {known[at[i]]!r} in row {block.row(i)}, column {column.name!r}, "
+                "a category that training has not seen; train again, or with unknown_category='zeros'",
+                block.row(i),
+            )
+            fault = error if fault is None else fault.merge(error)
+        return fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,12 @@ class Reader:
         if weight_column is not None:
             check_weight(weight_column, there, raw)
         self._places = {name: i for i, name in enumerate(there)} if isinstance(raw, Source) else {}
+
+    def of(self, raw: Source | Table) -> Reader:
+        """The same of another part of the data."""
+        reader = copy(self)
+        reader.raw = raw
+        return reader
 
     @property
     def whole(self) -> bool:

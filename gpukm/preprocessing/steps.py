@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,9 +14,32 @@ from gpukm.preprocessing.columns import closest
 from gpukm.preprocessing.covariance import limbs, project
 from gpukm.preprocessing.log1p import log1p
 from gpukm.preprocessing.spec import PCA, Clip, Step
+from gpukm.sources.faults import Unusable
 
 #: Row number of row i of the block at hand.
 RowNumber = Callable[[int], int]
+
+
+T = TypeVar("T")
+
+
+def row_by_row(work: Callable[[slice], T], part: slice, row: RowNumber) -> T:
+    """Work on rows; where that fails, the error is that of the first row that fails alone, however rows are cut.
+
+    Raises
+    ------
+    Unusable
+        With the number ``row(i)`` of that row.
+    """
+    try:
+        return work(part)
+    except DataError:
+        for i in range(part.start, part.stop):
+            try:
+                work(slice(i, i + 1))
+            except DataError as error:
+                raise Unusable(str(error), row(i)) from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -96,8 +120,8 @@ class Logarithm(FittedStep):
         if low.any():
             i, j = divmod(int(np.argmax(low)), low.shape[1])
             raise DataError(
-                f"log1p needs values above -1, but row {row(i)} has {float(x[i, j])!r} "
-                f"({int(low.sum())} such values nearby); clip first, such as clip:lower=0"
+                f"log1p needs values above -1, but row {row(i)} has {float(x[i, j])!r}; "
+                "clip first, such as clip:lower=0"
             )
         return log1p(x)
 
@@ -150,8 +174,8 @@ class Length(FittedStep):
         zero = np.flatnonzero(top == 0)
         if len(zero):
             raise DataError(
-                f"row {row(int(zero[0]))} is zero and has no direction, so l2 cannot scale it ({len(zero)} such rows "
-                "nearby); drop such rows or leave the step out"
+                f"row {row(int(zero[0]))} is zero and has no direction, so l2 cannot scale it; "
+                "drop such rows or leave the step out"
             )
         # Scaling by powers of two is exact; squares then neither over- nor underflow.
         np.ldexp(x, -np.frexp(top)[1][:, None], out=x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -54,22 +55,37 @@ class ArraySource(Source):
         self.names = tuple(names) if names is not None else None
         self.n_rows: int = len(x)
         self.weight = None if weight is None else check_weights(weight, len(x))
+        self._first = 0
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Views of consecutive rows."""
-        end = self.n_rows if stop is None else min(stop, self.n_rows)
-        for first in range(start, end, rows):
-            part = slice(first, min(first + rows, end))
+        here = held_rows(len(self.x), self._first, start, stop)
+        for at in range(here.start, here.stop, rows):
+            part = slice(at, min(at + rows, here.stop))
             weight = None if self.weight is None else self.weight[part]
-            yield Batch(self.x[part], first, part.stop - first, weight=weight)
+            yield Batch(self.x[part], self._first + at, part.stop - at, weight=weight)
+
+    def part(self, start: int, stop: int | None) -> ArraySource:
+        """These rows alone."""
+        here = held_rows(len(self.x), self._first, start, stop)
+        part = copy(self)
+        part.x, part._first = self.x[here], self._first + here.start
+        part.weight = None if self.weight is None else self.weight[here]
+        return part
 
     def array(self) -> np.ndarray | None:
         """The matrix."""
-        return self.x
+        return self.x if len(self.x) == self.n_rows else None
 
     def weights(self) -> np.ndarray | None:
         """The weights."""
-        return self.weight
+        return self.weight if len(self.x) == self.n_rows else None
+
+
+def held_rows(n: int, first: int, start: int, stop: int | None) -> slice:
+    """Where the rows numbered [start, stop) lie among ``n`` rows whose numbers begin at ``first``."""
+    begin = min(max(start - first, 0), n)
+    return slice(begin, n if stop is None else max(begin, min(stop - first, n)))
 
 
 def check_weights(weight: Any, n: int) -> np.ndarray:

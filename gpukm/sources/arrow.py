@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gpukm.errors import DataError
+from gpukm.sources.filed import FilesTable
 from gpukm.sources.location import Files, shown
-from gpukm.sources.table import Table, arrow_file, check_columns, conform, cut, joined, numbered
+from gpukm.sources.table import arrow_file, conform, joined, numbered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,7 +20,7 @@ SUFFIXES = (".arrow", ".feather", ".ipc", ".arrows")
 _LARGEST_BATCH_BYTES = 1 << 26
 
 
-class ArrowTable(Table):
+class ArrowTable(FilesTable):
     """Arrow IPC files as one table, in the sorted order of their paths.
 
     A compressed record batch is decoded whole, so memory is bounded by the batches that were written.
@@ -48,34 +49,35 @@ class ArrowTable(Table):
             schema = found if schema is None else joined(schema, found, self.files.paths[0], path)
         assert schema is not None  # there is at least one file
         self.schema = schema
-        self._counts = counts
+        self.counts = counts
         #: A stream does not tell its rows, a file does.
         self.n_rows: int | None = None if None in counts else sum(n for n in counts if n is not None)
         if self.n_rows == 0:
             raise DataError(f"{self.location} has no rows; expected at least one")
 
-    def record_batches(
-        self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
+    def _of_file(
+        self, i: int, first: int, columns: list[str], rows: int, start: int, stop: int | None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Record batches as they were written, cut to size."""
-        check_columns(self.schema, columns, self.location)
-        yield from cut(self._numbered(list(columns), start), rows, start, stop)
-
-    def _numbered(self, columns: list[str], start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Every batch of every file with the number of its first row; files before ``start`` are passed over."""
+        """Record batches as they were written, from the one that holds row ``start``."""
         import pyarrow as pa
 
-        schema = pa.schema([self.schema.field(name) for name in columns])
-        first = 0
-        for path, count in zip(self.files.paths, self._counts, strict=True):
-            if count is not None and first + count <= start:
-                first += count
-                continue
-            with self._reader(path, columns) as reader:
-                for number, batch in numbered(_batches(reader), first):
-                    first = number + batch.num_rows
-                    arrays = [conform(batch.column(field.name), field.type) for field in schema]
-                    yield number, pa.record_batch(arrays, schema=schema)
+        path, schema = self.files.paths[i], pa.schema([self.schema.field(name) for name in columns])
+        skipped, first = self._before(path, first, start) if start > first else (0, first)
+        with self._reader(path, columns) as reader:
+            for number, batch in numbered(_batches(reader, skipped), first):
+                arrays = [conform(batch.column(field.name), field.type) for field in schema]
+                yield number, pa.record_batch(arrays, schema=schema)
+
+    def _before(self, path: str, first: int, start: int) -> tuple[int, int]:
+        """How many batches of a file end before row ``start``, and the number of the first row behind them."""
+        # One column tells the rows of a batch; a stream has no other entrance than its beginning.
+        with self._reader(path, self.schema.names[:1]) as reader:
+            for i in range(getattr(reader, "num_record_batches", 0)):
+                n = reader.get_batch(i).num_rows
+                if first + n > start:
+                    return i, first
+                first += n
+            return getattr(reader, "num_record_batches", 0), first
 
     @contextmanager
     def _reader(self, path: str, columns: list[str] | None = None) -> Iterator[Any]:
@@ -100,10 +102,10 @@ class ArrowTable(Table):
                     yield reader
 
 
-def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
-    """The batches of a file's or a stream's reader, in order."""
+def _batches(reader: Any, skipped: int) -> Iterator[pa.RecordBatch]:
+    """The batches of a file's or a stream's reader, in order, without the first few of a file."""
     if hasattr(reader, "num_record_batches"):
-        return (reader.get_batch(i) for i in range(reader.num_record_batches))
+        return (reader.get_batch(i) for i in range(skipped, reader.num_record_batches))
     return iter(reader)
 
 

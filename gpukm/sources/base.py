@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -48,7 +48,42 @@ class Batch:
         return self.first_row + self.kept
 
 
-class Source(ABC):
+class Rows(ABC):
+    """What can be cut into ranges of rows, each read by itself.
+
+    Attributes
+    ----------
+    n_rows : int or None
+        Rows before any are dropped; None while only a pass over the data can tell.
+    """
+
+    n_rows: int | None
+
+    def part(self, start: int, stop: int | None) -> Self:
+        """What serves the rows [start, stop) under the same numbers, and need not serve any other.
+
+        It is pickled in place of the whole for those who read these rows alone.
+        """
+        return self
+
+    def borders(self) -> Sequence[int]:
+        """First rows of row groups and files, ascending, beside row 0: where reading begins at no extra cost."""
+        return ()
+
+    def pieces(self) -> list[Self]:
+        """What the rows are counted in, in order: each piece knows its rows' number or is counted by reading it."""
+        return [self]
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows there are; reads them where they are not known."""
+
+    def counted(self, counts: Sequence[int]) -> None:
+        """Learn how many rows the :meth:`pieces` have."""
+        self.n_rows = sum(counts)
+
+
+class Source(Rows):
     """Rows of one numeric matrix, re-iterable, picklable by location and not by content.
 
     Attributes
@@ -58,14 +93,11 @@ class Source(ABC):
     n_features : int
     names : tuple of str or None
         Feature names, in column order.
-    n_rows : int or None
-        Rows before any are dropped; None while only a pass over the data can tell.
     """
 
     dtype: np.dtype
     n_features: int
     names: tuple[str, ...] | None
-    n_rows: int | None
 
     @abstractmethod
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -73,6 +105,9 @@ class Source(ABC):
 
         A batch may be empty (``x`` of shape (0, n_features)) when all its rows were dropped.
         """
+
+    def count(self) -> int:
+        return sum(batch.n_rows for batch in self.batches(1 << 16)) if self.n_rows is None else self.n_rows
 
     def array(self) -> np.ndarray | None:
         """The whole matrix if it already lies in memory and no row is dropped, else None."""

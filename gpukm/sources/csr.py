@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
 
 from gpukm.errors import DataError
-from gpukm.sources.array import check_weights, working_dtype
+from gpukm.sources.array import check_weights, held_rows, working_dtype
 from gpukm.sources.base import Batch, Source
 
 
@@ -39,12 +40,21 @@ class CsrSource(Source):
         self.n_rows, self.n_features = matrix.shape
         self.names = None
         self.weight = None if weight is None else check_weights(weight, matrix.shape[0])
+        self._first = 0
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Dense copies of consecutive rows."""
-        n: int = self.matrix.shape[0]
-        end = n if stop is None else min(stop, n)
-        for first in range(start, end, rows):
-            last = min(first + rows, end)
-            x = np.ascontiguousarray(self.matrix[first:last].toarray(), dtype=self.dtype)
-            yield Batch(x, first, last - first, weight=None if self.weight is None else self.weight[first:last])
+        here = held_rows(self.matrix.shape[0], self._first, start, stop)
+        for at in range(here.start, here.stop, rows):
+            last = min(at + rows, here.stop)
+            x = np.ascontiguousarray(self.matrix[at:last].toarray(), dtype=self.dtype)
+            weight = None if self.weight is None else self.weight[at:last]
+            yield Batch(x, self._first + at, last - at, weight=weight)
+
+    def part(self, start: int, stop: int | None) -> CsrSource:
+        """These rows alone."""
+        here = held_rows(self.matrix.shape[0], self._first, start, stop)
+        part = copy(self)
+        part.matrix, part._first = self.matrix[here], self._first + here.start
+        part.weight = None if self.weight is None else self.weight[here]
+        return part

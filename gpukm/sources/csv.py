@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gpukm.errors import DataError
+from gpukm.sources.filed import FilesTable
 from gpukm.sources.location import Files, shown
-from gpukm.sources.table import Table, arrow_file, check_columns, cut, numbered
+from gpukm.sources.table import arrow_file, numbered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +22,7 @@ _BLOCK_BYTES = 1 << 22
 _SETTLE_BYTES = 1 << 28
 
 
-class CsvTable(Table):
+class CsvTable(FilesTable):
     """CSV (or tab-separated) files as one table, in the sorted order of their paths.
 
     A column has one type throughout: the narrowest of whole numbers, numbers, booleans, times and text that holds all
@@ -43,7 +44,8 @@ class CsvTable(Table):
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.files = Files(location, SUFFIXES, storage_options)
         self.location = shown(location)
-        self.n_rows: int | None = None
+        self.counts = [None] * len(self.files.paths)
+        self.n_rows = None
         with self._reader(self.files.paths[0], {}) as reader:
             names = reader.schema.names
         if all(_is_number(name) for name in names):
@@ -55,19 +57,13 @@ class CsvTable(Table):
         if self.n_rows == 0:
             raise DataError(f"{self.location} has a header line and no rows; expected at least one")
 
-    def record_batches(
-        self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
+    def _of_file(
+        self, i: int, first: int, columns: list[str], rows: int, start: int, stop: int | None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read from the top; a CSV file has no other entrance."""
-        check_columns(self.schema, columns, self.location)
-        yield from cut(numbered(self._all(list(columns)), 0), rows, start, stop)
-
-    def _all(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Every block of every file."""
+        """Every block of a file: it has no other entrance than its beginning."""
         types = {name: self.schema.field(name).type for name in columns}
-        for path in self.files.paths:
-            with self._reader(path, types, columns) as reader:
-                yield from reader
+        with self._reader(self.files.paths[i], types, columns) as reader:
+            yield from numbered(reader, first)
 
     def _settle(self) -> pa.Schema:
         """Types that hold all values of the first blocks; the number of rows too, if that is all there is."""
@@ -75,14 +71,15 @@ class CsvTable(Table):
 
         types: dict[str, pa.DataType] = {}
         while True:
-            seen = n_rows = 0
+            seen, counts = 0, [0] * len(self.files.paths)
             fields: list[pa.Field] = []
             try:
-                for path in self.files.paths:
+                for i, path in enumerate(self.files.paths):
                     with self._reader(path, types) as reader:
                         fields = fields or list(reader.schema)
                         for batch in reader:
-                            seen, n_rows = seen + batch.nbytes, n_rows + batch.num_rows
+                            seen += batch.nbytes
+                            counts[i] += batch.num_rows
                             if seen >= _SETTLE_BYTES:
                                 break
                     if seen >= _SETTLE_BYTES:
@@ -90,7 +87,7 @@ class CsvTable(Table):
                     # The next files' first blocks must not settle types of their own.
                     types = {field.name: _wide(field.type) for field in fields} | types
                 else:
-                    self.n_rows = n_rows
+                    self.counted(counts)
                 return pa.schema([pa.field(f.name, types.get(f.name, _wide(f.type))) for f in fields])
             except _DoesNotFit as error:
                 field = next((f for f in fields if f.name == error.column), None)

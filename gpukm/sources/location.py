@@ -14,6 +14,8 @@ from typing import Any
 
 from gpukm.errors import DataError, GpukmError
 
+#: In a folder that gpukm writes to an object store: there first, and there once all of it is; see pipeline/parts.py.
+UNFINISHED, PUBLISHED = "_unfinished.gpukm", "_SUCCESS"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*")
 # Shorter option values (region names, flags) are no secrets, and would be found inside ordinary words.
 _SECRET_CHARACTERS = 8
@@ -38,6 +40,17 @@ def shown(location: str) -> str:
 def _shown_link(link: str) -> str:
     """One link of a chain of URLs."""
     return re.sub(r"://[^/]*@", "://", re.split(r"[?#]", link, maxsplit=1)[0]) if "://" in link else link
+
+
+def told(error: BaseException, storage_options: Mapping[str, Any]) -> str:
+    """The first line of an error's text, without addresses' secrets and without the storage options' values."""
+    text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    text = _URL.sub(lambda match: shown(match.group()), text)
+    for value in _texts(storage_options):
+        text = text.replace(value, "<redacted>")
+    return text.rstrip(".")
 
 
 class Files:
@@ -114,14 +127,8 @@ class Files:
         return url_to_fs(self.location, **self.storage_options)
 
     def reason(self, error: BaseException) -> str:
-        """The first line of an error's text, without addresses' secrets and without the storage options' values."""
-        text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        if isinstance(error, OSError) and error.strerror:
-            text = error.strerror
-        text = _URL.sub(lambda match: shown(match.group()), text)
-        for value in _texts(self.storage_options):
-            text = text.replace(value, "<redacted>")
-        return text.rstrip(".")
+        """As :func:`told`, with the storage options."""
+        return told(error, self.storage_options)
 
     @contextmanager
     def reading(self, path: str, kind: str, *errors: type[Exception], **options: Any) -> Iterator[Any]:
@@ -167,7 +174,7 @@ class Files:
         except FileNotFoundError:
             return path, [], False
         if kind == "directory":
-            return path, [p for p in fs.find(path) if p.lower().endswith(suffixes)], True
+            return path, _of_folder(self.location, fs.find(path), suffixes), True
         return path.rpartition("/")[0], [path], False
 
     def _near(self) -> str:
@@ -206,13 +213,24 @@ def _local_files(path: Path, suffixes: tuple[str, ...]) -> tuple[str, list[str],
     if path.is_file():
         return str(path.parent), [str(path)], False
     if path.is_dir():
-        inside = (Path(at, name) for at, _, names in os.walk(path, followlinks=True) for name in names)
-        return str(path), [str(p) for p in inside if p.name.lower().endswith(suffixes)], True
+        inside = [os.path.join(at, name) for at, _, names in os.walk(path, followlinks=True) for name in names]  # noqa: PTH118
+        return str(path), _of_folder(str(path), inside, suffixes), True
     if glob.has_magic(str(path)):
         root = re.split(r"[*?\[]", str(path))[0].rpartition("/")[0]
         # Path.glob would follow no links to folders, and find names that begin with a dot.
         return root, [p for p in glob.glob(str(path), recursive=True) if Path(p).is_file()], True  # noqa: PTH207
     return str(path), [], False
+
+
+def _of_folder(location: str, paths: list[str], suffixes: tuple[str, ...]) -> list[str]:
+    """The files of a kind among those of a folder; DataError if gpukm has not written the folder to its end."""
+    marked = {path.rpartition("/")[0] for path in paths if path.endswith(f"/{UNFINISHED}")}
+    if marked - {path.rpartition("/")[0] for path in paths if path.endswith(f"/{PUBLISHED}")}:
+        raise DataError(
+            f"{shown(location)} was not written to its end: gpukm was stopped there, or is still at work; "
+            "remove it and write it again"
+        )
+    return [path for path in paths if path.lower().endswith(suffixes)]
 
 
 def _hidden(inside: str) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from gpukm.errors import DataError
+from gpukm.sources.filed import FilesTable
 from gpukm.sources.location import Files, shown
-from gpukm.sources.table import Table, arrow_file, check_columns, conform, cut, joined, numbered
+from gpukm.sources.table import arrow_file, conform, joined, numbered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +26,7 @@ _LOCAL_BUFFER_BYTES = 1 << 20
 _REMOTE_BUFFER_BYTES = 1 << 23
 
 
-class ParquetTable(Table):
+class ParquetTable(FilesTable):
     """Parquet files as one table, in the sorted order of their paths.
 
     Memory is bounded by the batch and a buffer and page a column, however large the row groups are.
@@ -46,15 +48,16 @@ class ParquetTable(Table):
 
         self.files = Files(location, SUFFIXES, storage_options)
         self.location = shown(location)
-        self._rows: list[int] = []
+        self._groups: list[list[int]] = []
         self._partitions = [_partition(path[len(self.files.root) :]) for path in self.files.paths]
         first, keys = self.files.paths[0], list(self._partitions[0])
         own: pa.Schema | None = None
         for path, partition in zip(self.files.paths, self._partitions, strict=True):
             with self._file(path, 1) as file:
-                schema, n = file.schema_arrow.remove_metadata(), file.metadata.num_rows
+                schema, metadata = file.schema_arrow.remove_metadata(), file.metadata
+                groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             own = schema if own is None else joined(own, schema, first, path)
-            self._rows.append(n)
+            self._groups.append(groups)
             if list(partition) != keys:
                 raise DataError(
                     f"{self.location}: {shown(path)} is partitioned by {', '.join(partition) or 'nothing'}, "
@@ -67,55 +70,47 @@ class ParquetTable(Table):
             raise DataError(f"{self.location} has column {both[0]!r} in its files and as a folder; rename one of them")
         types = {key: _partition_type([p[key] for p in self._partitions]) for key in keys}
         self.schema = pa.schema([*own, *(pa.field(key, type_) for key, type_ in types.items())])
-        self.n_rows: int = sum(self._rows)
+        self.counted([sum(groups) for groups in self._groups])
         if self.n_rows == 0:
             raise DataError(f"{self.location} has no rows; expected at least one")
 
-    def record_batches(
-        self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read row groups piecewise, starting at the one that holds row ``start``."""
-        check_columns(self.schema, columns, self.location)
-        end = self.n_rows if stop is None else min(stop, self.n_rows)
-        wanted, first = list(columns), 0
-        for path, n, partition in zip(self.files.paths, self._rows, self._partitions, strict=True):
-            if first < end and first + n > start:
-                yield from self._of_file(path, first, n, partition, wanted, rows, start, end)
-            first += n
+    def borders(self) -> Sequence[int]:
+        """First rows of row groups."""
+        firsts = accumulate((n for groups in self._groups for n in groups), initial=self.first)
+        return sorted({*firsts} - {self.first, self.first + (self.n_rows or 0)})
+
+    def _of(self, kept: Sequence[int], first: int) -> Self:
+        table = super()._of(kept, first)
+        table._groups = [self._groups[i] for i in kept]
+        table._partitions = [self._partitions[i] for i in kept]
+        return table
 
     def _of_file(
-        self,
-        path: str,
-        first: int,
-        n_rows: int,
-        partition: Mapping[str, str],
-        columns: list[str],
-        rows: int,
-        start: int,
-        end: int,
+        self, i: int, first: int, columns: list[str], rows: int, start: int, stop: int | None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches of one file, whose rows begin at number ``first``."""
+        """Row groups piecewise, from the one that holds row ``start``."""
         import pyarrow as pa
 
+        path, partition = self.files.paths[i], self._partitions[i]
         # If only partition columns are wanted, something has to tell the rows: the file's first column.
         own = [name for name in columns if name not in partition] or self._own.names[:1]
         schema = pa.schema([self.schema.field(name) for name in columns])
         with self._file(path, len(own)) as file:
-            if file.metadata.num_rows != n_rows:
+            if file.metadata.num_rows != self.counts[i]:
                 raise DataError(
-                    f"{shown(path)} has {file.metadata.num_rows} rows now and had {n_rows} when it was opened; "
+                    f"{shown(path)} has {file.metadata.num_rows} rows now and had {self.counts[i]} when it was opened; "
                     "train on a copy that nobody writes to"
                 )
             groups: list[int] = []
             at = begin = first
             for group in range(file.metadata.num_row_groups):
                 n = file.metadata.row_group(group).num_rows
-                if at < end and at + n > start and n:
+                if (stop is None or at < stop) and at + n > start and n:
                     begin = begin if groups else at
                     groups.append(group)
                 at += n
             pieces = file.iter_batches(batch_size=rows, row_groups=groups, columns=own, use_threads=False)
-            for number, batch in cut(numbered(pieces, begin), rows, start, end):
+            for number, batch in numbered(pieces, begin):
                 arrays = [
                     _constant(partition[field.name], field.type, batch.num_rows)
                     if field.name in partition

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -78,6 +78,12 @@ class Prefetch(Source):
         finally:
             stopped.set()
             thread.join()
+
+    def part(self, start: int, stop: int | None) -> Prefetch:
+        return Prefetch(self.source.part(start, stop), self.depth)
+
+    def borders(self) -> Sequence[int]:
+        return self.source.borders()
 
     def array(self) -> np.ndarray | None:
         """What the source has in memory; it needs no reading ahead."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from gpukm.errors import DataError
+from gpukm.sources.array import held_rows
+from gpukm.sources.base import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,21 +19,18 @@ if TYPE_CHECKING:
     from gpukm.sources.location import Files
 
 
-class Table(ABC):
+class Table(Rows):
     """Rows of named columns, re-iterable, picklable by location where they have one.
 
     Attributes
     ----------
     schema : pyarrow.Schema
         All columns, partition columns included.
-    n_rows : int or None
-        None while only a pass over the data can tell.
     location : str
         How the data is called in messages; without secrets.
     """
 
     schema: pa.Schema
-    n_rows: int | None
     location: str
 
     @abstractmethod
@@ -47,6 +47,11 @@ class Table(ABC):
         DataError
             A column is not there, or a file cannot be read.
         """
+
+    def count(self) -> int:
+        if self.n_rows is not None:
+            return self.n_rows
+        return sum(batch.num_rows for _, batch in self.record_batches(self.schema.names[:1], 1 << 16))
 
 
 class MemoryTable(Table):
@@ -75,15 +80,38 @@ class MemoryTable(Table):
                 f"{type(data).__name__} cannot be read as a table: {reason}; give a data frame with one type a column"
             ) from None
         self.schema, self.n_rows, self.location = self.table.schema, self.table.num_rows, "the data"
+        self._first = 0
 
     def record_batches(
         self, columns: Sequence[str], rows: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Slices of the table."""
         check_columns(self.schema, columns, self.location)
-        end = self.table.num_rows if stop is None else min(stop, self.table.num_rows)
-        chosen = self.table.select(list(columns)).slice(start, max(0, end - start))
-        yield from numbered(chosen.to_batches(max_chunksize=rows), start)
+        here = held_rows(self.table.num_rows, self._first, start, stop)
+        chosen = self.table.select(list(columns))[here]
+        yield from numbered(chosen.to_batches(max_chunksize=rows), self._first + here.start)
+
+    def part(self, start: int, stop: int | None) -> MemoryTable:
+        """These rows alone."""
+        here = held_rows(self.table.num_rows, self._first, start, stop)
+        part = copy(self)
+        part.table, part._first = self.table[here], self._first + here.start
+        return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        # Pickled by Arrow, a slice would take all rows along.
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            writer.write_table(self.table)
+        return {**self.__dict__, "table": sink.getvalue()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import pyarrow as pa
+
+        with pa.ipc.open_stream(state["table"]) as reader:
+            self.__dict__.update({**state, "table": reader.read_all()})
 
 
 def _table(data: Any) -> pa.Table:

@@ -11,9 +11,12 @@ import pyarrow as pa
 import pytest
 
 from gpukm.errors import DataError
+from gpukm.executors import LocalExecutor
 from gpukm.sources.base import Source
 from gpukm.sources.fingerprint import RowDigest
+from gpukm.sources.ranges import Range, RowRange, cut
 from gpukm.sources.table import Table
+from tests.conformance.scattered import ScatteredExecutor
 
 SIZES = (1, 7, 64, 10**6)
 
@@ -31,6 +34,16 @@ def ranges(n: int) -> list[tuple[int, int | None]]:
         (n - 2, n + 9),
         (n, None),
     ]
+
+
+def check_cuts(cuts: tuple[Range, ...], n: int, n_rows: int) -> list[tuple[int, int]]:
+    """Ranges one behind the other, none of them empty, as many as were asked for or as there are rows."""
+    assert cuts[0][0] == 0 and cuts[-1][1] in (None, n_rows) and len(cuts) <= n
+    pairs = [(start, n_rows if stop is None else stop) for start, stop in cuts]
+    assert all(a < b for a, b in pairs) and all(a[1] == b[0] for a, b in itertools.pairwise(pairs))
+    sizes = [b - a for a, b in pairs]
+    assert max(sizes) <= max(2 * n_rows / n + 1, n_rows if n == 1 else 0)
+    return pairs
 
 
 class SourceConformance:
@@ -76,6 +89,17 @@ class SourceConformance:
         again = pickle.loads(pickle.dumps(source))
         assert np.concatenate([b.x for b in again.batches(11)]).tobytes() == expected.tobytes()
         assert (again.dtype, again.n_features, again.names) == (source.dtype, source.n_features, source.names)
+
+    @pytest.mark.parametrize("n", [1, 2, 7, 10**6])
+    def test_ranges_are_the_rows_in_order(self, source: Source, expected: np.ndarray, n: int) -> None:
+        cuts = check_cuts(cut(source, n, LocalExecutor()), n, len(expected))
+        for start, stop in [*cuts, (5, 5), (len(expected), None)]:
+            part = pickle.loads(pickle.dumps(RowRange(source, start, stop))).open()
+            batches = list(part.batches(7))
+            assert b"".join(b.x.tobytes() for b in batches) == expected[start:stop].tobytes()
+            numbers = [i for b in batches for i in b.row_numbers.tolist()]
+            assert numbers == list(range(len(expected))[start:stop])
+            assert (part.dtype, part.n_features, part.names) == (source.dtype, source.n_features, source.names)
 
     def test_the_array_is_all_rows_or_nothing(self, source: Source, expected: np.ndarray) -> None:
         x = source.array()
@@ -153,6 +177,23 @@ class TableConformance:
     def test_pickled_it_is_the_same_table(self, table: Table, expected: pa.Table) -> None:
         again = pickle.loads(pickle.dumps(table))
         assert self.read(again, expected.schema.names, 40).equals(expected)
+
+    @pytest.mark.parametrize("n", [1, 2, 7, 10**6])
+    def test_ranges_are_the_rows_in_order(self, table: Table, expected: pa.Table, n: int) -> None:
+        names = expected.schema.names
+        cuts = check_cuts(cut(table, n, ScatteredExecutor()), n, len(expected))
+        for start, stop in [*cuts[:9], *cuts[-2:], (5, 5), (len(expected), None)]:
+            part = pickle.loads(pickle.dumps(RowRange(table, start, stop))).open()
+            found = self.read(part, names, 40, *((start,) if start else ()))
+            assert found.equals(expected.slice(start, None if stop is None else stop - start))
+
+    def test_pieces_are_counted_and_known_from_then_on(self, table: Table, expected: pa.Table) -> None:
+        pieces = table.pieces()
+        assert sum(piece.count() for piece in pieces) == len(expected)
+        known = pickle.loads(pickle.dumps(table))
+        known.counted([piece.count() for piece in pieces])
+        assert known.n_rows == len(expected)
+        assert self.read(known, expected.schema.names, 40, len(expected) - 5).equals(expected.slice(len(expected) - 5))
 
     def test_an_unknown_column_is_named_with_the_closest(self, table: Table, expected: pa.Table) -> None:
         name = expected.schema.names[0]

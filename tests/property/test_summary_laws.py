@@ -49,9 +49,9 @@ def looked(x: np.ndarray, w: np.ndarray, size: int = 64) -> Survey:
     return Survey(x.min(axis=0).astype(float), x.max(axis=0).astype(float), float(w.max()), rows, size)
 
 
-def bits(accumulator: Accumulator) -> list[bytes]:
+def bits(accumulator: Accumulator, look: Survey) -> list[bytes]:
     """Every number to the bit."""
-    summary = accumulator.finish()
+    summary = accumulator.finish(look)
     golden = summary.golden
     arrays = [*summary.tensors().values(), golden.x, golden.labels, golden.row_numbers, golden.distances]
     return [np.float64(summary.total_inertia).tobytes(), *(a.tobytes() for a in arrays)]
@@ -68,7 +68,7 @@ def test_merging_in_any_order_gives_the_whole(data, cuts, random) -> None:  # ty
     while len(parts) > 1:
         left = parts.pop(random.randrange(len(parts)))
         parts[random.randrange(len(parts))].merge(left)
-    assert bits(parts[0]) == bits(whole)
+    assert bits(parts[0], look) == bits(whole, look)
 
 
 @settings(max_examples=40, deadline=None)
@@ -84,7 +84,7 @@ def test_batches_and_threads_give_the_whole(data, cuts) -> None:  # type: ignore
         for a, b in itertools.pairwise(borders):
             batch = Batch(x[a:b], a, b - a, None, w[a:b])
             streamed.add(batch, labels[a:b], nearest[a:b], 2 * nearest[a:b], pool)
-    assert bits(streamed) == bits(whole)
+    assert bits(streamed, look) == bits(whole, look)
 
 
 @settings(max_examples=60, deadline=None)

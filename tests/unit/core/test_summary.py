@@ -162,7 +162,7 @@ def test_parts_merge_to_the_whole() -> None:
     total = parts[2]
     total.merge(parts[0])
     total.merge(parts[1])
-    assert bits(total.finish()) == whole
+    assert bits(total.finish(look)) == whole
 
 
 def test_weight_two_equals_the_row_twice() -> None:

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from gpukm.errors import DataError
+from gpukm.executors import LocalExecutor
 from gpukm.pipeline.held import Held
 from gpukm.pipeline.progress import Progress
 from gpukm.pipeline.reading import read
+from gpukm.pipeline.spread import Spread
 from gpukm.sources.base import Batch, Source
+from gpukm.sources.ranges import WHOLE, Range
+from tests.conformance.scattered import ScatteredExecutor
 
 NUMBERS = np.flatnonzero(np.arange(100) % 7 != 3)
 X = np.random.default_rng(0).random((len(NUMBERS), 3), np.float32)
@@ -67,3 +71,39 @@ def test_any_change_of_the_data_changes_the_fingerprint() -> None:
 def test_no_rows_are_an_error() -> None:
     with pytest.raises(DataError, match="all 100 rows were dropped"):
         read(Held(X[:0], None, NUMBERS[:0], 100, None), 10, 0, Progress())
+
+
+@pytest.mark.parametrize("cuts", [((0, 100),), ((0, 40), (40, None)), ((0, 3), (3, 4), (4, 4), (4, 60), (60, 100))])
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_ranges_change_nothing(cuts: tuple[Range, ...], weight: np.ndarray | None) -> None:
+    whole = read(source(weight), 1000, 1000, Progress())
+    here = read(source(weight), 7, 1000, Progress(), Spread(LocalExecutor(), cuts))
+    elsewhere = read(source(weight), 7, 1000, Progress(), Spread(ScatteredExecutor(4), cuts))
+    assert here.data_fields() == elsewhere.data_fields() == whole.data_fields()
+    assert elsewhere.held is None and here.held is not None and whole.held is not None
+    for held in (here.held, whole.held):
+        [batch] = held.batches(1000)
+        assert batch.x.tobytes() == X.tobytes() and batch.row_numbers.tolist() == NUMBERS.tolist()
+        assert (batch.weight is None) if weight is None else (batch.weight.tobytes() == WEIGHT.tobytes())
+
+
+def test_rows_read_elsewhere_are_reported_once() -> None:
+    class Seen(Progress):
+        rows = 0
+
+        def seen(self, rows: int) -> None:
+            self.rows += rows
+
+    for executor in (LocalExecutor(), ScatteredExecutor()):
+        progress = Seen()
+        read(source(), 7, 0, progress, Spread(executor, ((0, 50), (50, 100))))
+        assert progress.rows == 100
+
+
+def test_data_is_cut_by_size_elsewhere_and_not_at_all_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpukm.pipeline.spread.RANGE_BYTES", 400)
+    assert Spread.of(source(), None).ranges == WHOLE and Spread.of(source(), LocalExecutor()).here
+    assert Spread.of(source(), ScatteredExecutor()).ranges == ((0, 33), (33, 66), (66, 100))
+    assert Spread.of(source(), LocalExecutor(), 2).ranges == ((0, 50), (50, 100))
+    unsized = Unsized(source())
+    assert len(Spread.of(unsized, ScatteredExecutor()).ranges) == 3 and unsized.n_rows == 100

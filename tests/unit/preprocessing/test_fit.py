@@ -358,10 +358,12 @@ def test_steps_that_do_not_suit_the_data() -> None:
     refused("log1p needs values above -1, but row 1 has", source, steps=(Log1p(), Standardize()))
     with pytest.raises(DataError, match="row 2 is zero and has no direction"):
         rows_of(PreparedSource(source, fit(source, Preprocessing(steps=(L2Normalize(),)))))
-    refused("feature 'f0' reaches 1e\\+200, too large", ArraySource(np.array([[1e200], [0]])), steps=(Standardize(),))
+    refused(
+        "feature 'f0' is 1e\\+200 in row 0, too large", ArraySource(np.array([[1e200], [0]])), steps=(Standardize(),)
+    )
 
 
 def test_too_many_categories(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpukm.preprocessing.fitting.MOST_CATEGORIES", 2)
+    monkeypatch.setattr("gpukm.preprocessing.survey.MOST_CATEGORIES", 2)
     refused("'carrier' has more than 2 different values", MemoryTable(TABLE), columns=(), one_hot=("carrier",),
             null_policy="drop")  # fmt: skip
