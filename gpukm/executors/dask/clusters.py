@@ -14,6 +14,7 @@ Whatever is started here is closed here, and nothing else is.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import os
@@ -21,6 +22,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +36,14 @@ from gpukm.executors.dask.tls import Tls, security
 from gpukm.sources.location import shown
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
 KINDS = "local[:N], cuda[:DEVICES], tcp://host:port, tls://host:port, file:PATH, slurm:PROFILE or kubernetes:PROFILE"
 #: How long a scheduler, or the file that names it, is waited for.
 CONNECT_SECONDS = 5.0
-#: And its first worker, where nothing else is said.
+#: How long it may take to answer.
+ANSWER_SECONDS = 15.0
+#: How long its first worker is waited for, where nothing else is said.
 WAIT_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 _DEVICES = re.compile(r"[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
@@ -91,13 +95,13 @@ def open_cluster(
     wait = WAIT_SECONDS if wait_seconds is None else wait_seconds
     with ExitStack() as stack:
         if kind == "local":
-            client = _client(stack, _local(stack, int(rest) if rest else None, threads, memory_limit, tls), tls)
+            client = _client(stack, _local(stack, int(rest) if rest else None, threads, memory_limit, tls))
         elif kind == "cuda":
-            client = _client(stack, _cuda(stack, rest or None, threads, memory_limit, tls), tls)
+            client = _client(stack, _cuda(stack, rest or None, threads, memory_limit, tls))
         elif kind == "slurm":
             profile = read_profile(rest, SlurmProfile)
             wait = profile.wait_seconds if wait_seconds is None else wait
-            client = _client(stack, stack.enter_context(start_slurm(profile, tls)), None)
+            client = _client(stack, stack.enter_context(start_slurm(profile, tls)))
         elif kind == "kubernetes":
             if tls is not None:
                 raise ConfigError(
@@ -107,12 +111,9 @@ def open_cluster(
             wait = wanted.wait_seconds if wait_seconds is None else wait
             running = RunningCluster(wanted)
             stack.callback(running.close)
-            client = _client(stack, running.address, None)
+            client = _client(stack, running.address)
         else:
-            address = _scheduler_of(rest) if kind == "file" else rest
-            checked = security(tls, address)
-            _reach(address)
-            client = _client(stack, address, tls, checked)
+            client = _client(stack, _scheduler_of(rest) if kind == "file" else rest, tls)
         _wait_for_worker(client, wait, shown(text), say)
         yield client
 
@@ -153,9 +154,9 @@ def parse_cluster(text: str) -> tuple[str, str]:
     if kind in ("local", "cuda"):
         example = "local:4, with a number of processes" if kind == "local" else "cuda:0,1, with devices"
         raise ConfigError(f"cluster is {text!r}, expected {kind} or {example}")
-    if re.fullmatch(r"[^\s/:]+:[0-9]+", text):
-        raise ConfigError(f"cluster is {text!r}, expected one of {KINDS}; did you mean tcp://{text}?")
     near = difflib.get_close_matches(kind.lower(), ["local", "cuda", "file", "slurm", "kubernetes"], n=1)
+    if not near and re.fullmatch(r"[^\s/:]+:[0-9]+", text):
+        near = [f"tcp://{text}"]
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ConfigError(f"cluster is {shown(text)!r}{hint}, expected {KINDS}")
 
@@ -205,28 +206,36 @@ def _started(stack: ExitStack, kind: Any, options: dict[str, Any], memory: int |
     """A cluster of this machine, on loopback, without a dashboard that others could look at."""
     if memory != "auto":
         options["memory_limit"] = memory
+    # Dask serves its health by HTTP also without a dashboard, and would warn that port 8787 is taken.
+    scheduler = {"dashboard_address": "127.0.0.1:0"}
+    checked = security(tls)
     try:
-        cluster = kind(host="127.0.0.1", dashboard_address=None, security=security(tls), **options)
+        cluster = kind(
+            host="127.0.0.1", dashboard_address=None, scheduler_kwargs=scheduler, security=checked, **options
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise ExecutorError(f"no cluster can be started on this machine: {_line(error)}") from error
     return stack.enter_context(cluster)
 
 
-def _client(stack: ExitStack, target: Any, tls: Tls | None, checked: Any = None) -> Client:
-    """A client of a scheduler or cluster, closed with the stack."""
+def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
+    """A client of an address or a cluster, closed with the stack."""
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
-    where = target if isinstance(target, str) else "the cluster"
+    checked = None
+    if isinstance(target, str):
+        checked = security(tls, target)
+        _reach(target)
+        _greet(target, checked)
     with catch_warnings():
         # What differs in a way that matters is found by the preflight, with the workers' names.
         filterwarnings("ignore", category=VersionMismatchWarning)
         try:
             client = Client(target, security=checked, set_as_default=False, name="gpukm")
         except (OSError, ValueError, RuntimeError) as error:
-            raise ExecutorError(
-                f"{where} does not answer as a Dask scheduler{_about_tls(where, error)}: {_line(error)}"
-            ) from error
+            where = target if isinstance(target, str) else "the cluster that was started"
+            raise ExecutorError(f"{where} takes no client: {_line(error)}") from error
     stack.callback(_close, client)
     return client
 
@@ -235,13 +244,6 @@ def _close(client: Client) -> None:
     """Close a client, also where its scheduler is gone."""
     with suppress(TimeoutError, OSError):
         client.close(timeout=_CLOSE_SECONDS)
-
-
-def _about_tls(where: str, error: BaseException) -> str:
-    """What may be wrong with certificates."""
-    if where.startswith("tls://"):
-        return "; are its certificates signed by tls_ca, and does it take ours?"
-    return "; does it want tls://?" if where.startswith("tcp://") else ""
 
 
 def _line(error: BaseException) -> str:
@@ -295,6 +297,32 @@ def _reach(address: str) -> None:
                 f"no scheduler can be reached at {address}: {reason}, after {CONNECT_SECONDS:g} s; check the address "
                 "and the firewall, or start one by: dask scheduler"
             ) from None
+
+
+def _greet(address: str, checked: Security | None) -> None:
+    """Ask who is there: Dask itself waits for ever for an answer, and says little of certificates."""
+    from distributed import Security, rpc
+
+    async def ask() -> str:
+        arguments = (checked or Security()).get_connection_args("client")
+        async with rpc(address, connection_args=arguments) as remote:
+            return str((await asyncio.wait_for(remote.identity(), ANSWER_SECONDS))["type"])
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a notebook's thread has a loop already
+            kind = pool.submit(asyncio.run, ask()).result()
+    except TimeoutError:
+        raise ExecutorError(
+            f"what listens at {address} does not answer as a Dask scheduler within {ANSWER_SECONDS:g} s; is it one, "
+            "and does it run?"
+        ) from None
+    except OSError as error:
+        hint = "are its certificates signed by tls_ca, and does it take ours?"
+        if not address.startswith("tls://"):
+            hint = "is it one, and does it want tls://?"
+        raise ExecutorError(f"{address} does not answer as a Dask scheduler ({_line(error)}); {hint}") from None
+    if kind != "Scheduler":
+        raise ExecutorError(f"{address} is the address of a {kind}; give that of the scheduler")
 
 
 def _wait_for_worker(client: Client, seconds: float, shown_text: str, say: Callable[[str], None]) -> None:

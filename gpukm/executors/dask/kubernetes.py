@@ -241,12 +241,20 @@ def _read_manifest(path: str) -> dict[str, Any]:
 
 
 class RunningCluster:
-    """A DaskCluster in Kubernetes that this process made; closing it deletes it.
+    """A DaskCluster in Kubernetes that this process makes; closing it deletes it.
 
     Attributes
     ----------
+    name : str
     address : str
         Of the scheduler, as seen from here; forwarded where this is not a pod.
+
+    Raises
+    ------
+    BackendUnavailableError
+        dask-kubernetes is not installed.
+    ExecutorError
+        Kubernetes cannot be reached, the name is taken, or the scheduler does not start in time.
     """
 
     _cluster: Any = None
@@ -255,50 +263,71 @@ class RunningCluster:
         kind, mode = _kube_cluster()
         from distributed.utils import LoopRunner
 
+        self.name = str(wanted.manifest["metadata"]["name"])
         self._runner = LoopRunner()
         self._runner.start()
-        name = wanted.manifest["metadata"]["name"]
         try:
             self._sync(self._start(kind, mode, wanted), wanted.wait_seconds)
         except TimeoutError:
-            self.close()
+            self._give_up()
             raise ExecutorError(
-                f"the scheduler of DaskCluster {name} did not run within {wanted.wait_seconds:g} s, and the cluster "
-                "was deleted again; is the Dask operator there, and do its pods start? see: kubectl get pods,events"
+                f"the scheduler of DaskCluster {self.name} did not run within {wanted.wait_seconds:g} s, and the "
+                "cluster was deleted again; is the Dask operator there, and do its pods start? see: kubectl get pods,events"
             ) from None
         except Exception as error:  # its clients raise classes of their own
-            self.close()
-            text = " ".join(str(error).split())[:300] or type(error).__name__
+            self._give_up()
             raise ExecutorError(
-                f"Kubernetes does not start DaskCluster {name}: {type(error).__name__}: {text}; see: kubectl auth "
-                "whoami, kubectl get daskclusters"
+                f"Kubernetes does not start DaskCluster {self.name}: {_text(error)}; see: kubectl auth whoami, kubectl "
+                "get daskclusters"
             ) from error
         except BaseException:
-            self.close()
+            self._give_up()
             raise
         self.address = str(self._cluster.scheduler_address)
 
     def close(self) -> None:
-        """Delete what was made."""
-        if self._cluster is not None:
-            with suppress(TimeoutError):
-                self._sync(self._cluster.close(timeout=_CLOSE_SECONDS), _CLOSE_SECONDS)
+        """Delete what was made.
+
+        Raises
+        ------
+        ExecutorError
+            It may be there still.
+        """
+        try:
+            if self._cluster is not None:
+                self._sync(self._stop(), _CLOSE_SECONDS)
+        except Exception as error:
+            raise ExecutorError(
+                f"DaskCluster {self.name} may still run: {_text(error)}; run: kubectl delete daskcluster {self.name}"
+            ) from error
+        finally:
             self._cluster = None
-        self._runner.stop()
+            self._runner.stop()
+
+    def _give_up(self) -> None:
+        """Close after an error, which is worth more than another one; the operator ends what stays behind idle."""
+        with suppress(ExecutorError):
+            self.close()
 
     async def _start(self, kind: Any, mode: Any, wanted: KubernetesCluster) -> None:
         """Make the resource and wait for its scheduler."""
         self._cluster = kind(
             custom_cluster_spec=wanted.manifest,
             namespace=wanted.namespace,
-            create_mode=mode.CREATE_ONLY,  # it marks what it makes, and alone that is deleted in the end
+            create_mode=mode.CREATE_ONLY,
             quiet=True,
             asynchronous=True,
             loop=self._runner.loop,
         )
+        # None becomes True once it has made the cluster; one that was there before is not ours to delete.
+        self._cluster.shutdown_on_close = None
         await self._cluster
         if wanted.adapt is not None:
             await self._cluster.adapt(minimum=wanted.adapt.minimum, maximum=wanted.adapt.maximum)
+
+    async def _stop(self) -> None:
+        """Delete the resource and wait until it is gone."""
+        await self._cluster.close(timeout=_CLOSE_SECONDS)
 
     def _sync(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         """Run something in the cluster's own loop; TimeoutError after so long."""
@@ -306,10 +335,15 @@ class RunningCluster:
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), loop).result()
 
 
+def _text(error: BaseException) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
+
+
 def _kube_cluster() -> tuple[Any, Any]:
     """The class that talks to the operator, and what it does with names that are taken."""
     try:
-        from dask_kubernetes.operator.kubecluster import CreateMode, KubeCluster
+        from dask_kubernetes.operator.kubecluster.kubecluster import CreateMode, KubeCluster
     except ImportError as error:
         raise BackendUnavailableError(
             f"--cluster kubernetes:FILE needs dask-kubernetes ({error}); run: pip install 'gpukm[kubernetes]'"

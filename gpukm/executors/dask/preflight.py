@@ -29,6 +29,8 @@ class WorkerFacts:
     address, name, host : str
     gpukm : str or None
         Its version; None where it is not installed.
+    missing : str
+        Why it cannot be imported; empty where it can.
     python, numpy, dask : str or None
         Versions.
     threads : int
@@ -48,6 +50,7 @@ class WorkerFacts:
     name: str
     host: str
     gpukm: str | None
+    missing: str
     python: str | None
     numpy: str | None
     dask: str | None
@@ -185,7 +188,7 @@ def check_versions(found: Workforce) -> None:
         other: dict[str, list[str]] = {}
         for worker in found.workers:
             theirs = getattr(worker, name)
-            if part(theirs) != part(ours[name]):
+            if part(theirs) != part(ours[name]) and not (name == "gpukm" and theirs is None):
                 other.setdefault(theirs or "none", []).append(worker.address)
         if other:
             there = "; ".join(f"{theirs} on {_some(who)}" for theirs, who in sorted(other.items()))
@@ -193,6 +196,12 @@ def check_versions(found: Workforce) -> None:
                 f"workers have another version of {name} than the {ours[name]} here: {there}; install the same "
                 "everywhere and start the workers again"
             )
+    broken = [worker for worker in found.workers if worker.missing or worker.gpukm is None]
+    if broken:
+        raise ExecutorError(
+            f"gpukm cannot be imported on {_some([worker.address for worker in broken])}: {broken[0].missing}; install "
+            f"gpukm {ours['gpukm']} there and start the workers again"
+        )
 
 
 def _check_paths(found: Workforce) -> None:
@@ -266,6 +275,7 @@ def _facts(
         name=str(info.get("name", "")),
         host=str(answer.get("host") or info.get("host", "")),
         gpukm=answer.get("gpukm") or _package(versions, "gpukm"),
+        missing=str(answer.get("missing", "")),
         python=".".join((_package(versions, "python") or "").split(".")[:3]) or None,
         numpy=_package(versions, "numpy"),
         dask=_package(versions, "distributed"),

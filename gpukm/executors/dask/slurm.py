@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +120,26 @@ def start_slurm(profile: SlurmProfile, tls: Tls | None = None) -> Any:
             "which jobs are submitted"
         )
     cluster = SLURMCluster(**slurm_options(profile, tls))
+    try:
+        _test(cluster.job_script())
+    except BaseException:
+        cluster.close()
+        raise
     if profile.adapt is not None:
         cluster.adapt(minimum_jobs=profile.adapt.minimum, maximum_jobs=profile.adapt.maximum)
     else:
         cluster.scale(jobs=profile.jobs)
     return cluster
+
+
+def _test(script: str) -> None:
+    """Ask SLURM whether it would take the job: dask-jobqueue logs a refusal, and then waits for workers."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ExecutorError(f"SLURM takes no such job: {' '.join((done.stderr or done.stdout).split())[:500]}")
 
 
 def slurm_options(profile: SlurmProfile, tls: Tls | None = None) -> Mapping[str, Any]:
