@@ -10,6 +10,8 @@ from gpukm.cli._io import Output, output, table
 from gpukm.cli._options import (
     Backend,
     BatchRows,
+    Cluster,
+    ClusterWait,
     ConfigFile,
     Device,
     DeviceMemory,
@@ -18,6 +20,9 @@ from gpukm.cli._options import (
     Model,
     Store,
     Threads,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     Verbose,
     given,
 )
@@ -135,6 +140,11 @@ def train(
     threads: Threads = None,
     memory_limit: MemoryLimit = None,
     batch_rows: BatchRows = None,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="PATH", help="Save the state of the fit in this file.")
     ] = None,

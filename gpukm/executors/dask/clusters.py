@@ -46,6 +46,7 @@ ANSWER_SECONDS = 15.0
 #: How long its first worker is waited for, where nothing else is said.
 WAIT_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _DEVICES = re.compile(r"[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 _ADDRESS = re.compile(r"(tcp|tls)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+):(?P<port>[0-9]{1,5})/?")
 
@@ -185,13 +186,11 @@ def _cuda(stack: ExitStack, devices: str | None, threads: int | None, memory: in
         raise BackendUnavailableError(
             f"--cluster cuda needs dask-cuda ({error}); run: pip install 'gpukm[cuda12]', or cuda13 for CUDA 13"
         ) from None
-    from gpukm_kernels import cuda_status
+    from gpukm.backends.select import gpus, kernels
 
-    usable, reason = cuda_status()
+    usable, reason = kernels()["gpu"]
     if not usable:
         raise BackendUnavailableError(f"--cluster cuda finds no GPU: {reason}")
-    from gpukm.backends.select import gpus
-
     n_devices = len(devices.split(",")) if devices else len(gpus())
     options: dict[str, Any] = {
         "threads_per_worker": max(1, (threads or usable_cores()) // n_devices),
@@ -204,14 +203,26 @@ def _cuda(stack: ExitStack, devices: str | None, threads: int | None, memory: in
 
 def _started(stack: ExitStack, kind: Any, options: dict[str, Any], memory: int | str, tls: Tls | None) -> Any:
     """A cluster of this machine, on loopback, without a dashboard that others could look at."""
+    import dask
+
     if memory != "auto":
         options["memory_limit"] = memory
     # Dask serves its health by HTTP also without a dashboard, and would warn that port 8787 is taken.
     scheduler = {"dashboard_address": "127.0.0.1:0"}
+    # A nanny would set these to 1 for its worker, and for us: it lives in this process.
+    threads = dict.fromkeys(_THREADS, str(options["threads_per_worker"]))
+    name = "distributed.nanny.pre-spawn-environ"
+    spawn = {name: {**dask.config.get(name), **dict.fromkeys(_THREADS)}}
     checked = security(tls)
+    stack.enter_context(dask.config.set(spawn))
     try:
         cluster = kind(
-            host="127.0.0.1", dashboard_address=None, scheduler_kwargs=scheduler, security=checked, **options
+            host="127.0.0.1",
+            dashboard_address=None,
+            scheduler_kwargs=scheduler,
+            security=checked,
+            env=threads,
+            **options,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ExecutorError(f"no cluster can be started on this machine: {_line(error)}") from error

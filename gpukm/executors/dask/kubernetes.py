@@ -272,7 +272,7 @@ class RunningCluster:
             self._give_up()
             raise ExecutorError(
                 f"the scheduler of DaskCluster {self.name} did not run within {wanted.wait_seconds:g} s, and the "
-                "cluster was deleted again; is the Dask operator there, and do its pods start? see: kubectl get pods,events"
+                "cluster was deleted again; is the Dask operator there, and do its pods start? see: kubectl get pods"
             ) from None
         except Exception as error:  # its clients raise classes of their own
             self._give_up()

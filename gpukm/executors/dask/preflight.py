@@ -245,10 +245,8 @@ def _examiner() -> Callable[[list[str]], Any]:
         def look() -> dict[str, Any]:
             found: dict[str, Any] = {"host": socket.gethostname(), "devices": [], "native": False, "unreadable": {}}
             try:
-                from gpukm_kernels import native_status
-
                 from gpukm import __version__
-                from gpukm.backends.select import gpus
+                from gpukm.backends.select import gpus, kernels
                 from gpukm.executors.dask.readable import unreadable
             except ImportError as error:
                 return {**found, "gpukm": None, "missing": str(error)}
@@ -256,7 +254,7 @@ def _examiner() -> Callable[[list[str]], Any]:
                 **found,
                 "gpukm": __version__,
                 "devices": gpus(),
-                "native": native_status()[0],
+                "native": kernels()["cpu"][0],
                 "unreadable": unreadable(paths),
             }
 
