@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -303,6 +305,38 @@ def test_a_cluster_without_workers_is_waited_for_and_given_up(dask: Callable[...
     with pytest.raises(ExecutorError, match=words), waiting:
         pass
     assert said == [f"waiting up to 0.3 s for a worker of file:{path}"]
+
+
+@pytest.mark.parametrize(("text", "devices"), [("cuda", None), ("cuda:0", "0")])
+def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch, text: str, devices: str | None) -> None:
+    """What dask-cuda is asked for; two GPUs that are none."""
+    from distributed import LocalCluster
+
+    class OnGpus(LocalCluster):
+        def __init__(self, CUDA_VISIBLE_DEVICES: str | None = None, **options: Any) -> None:
+            assert devices == CUDA_VISIBLE_DEVICES
+            super().__init__(n_workers=1 if devices else 2, **options)
+
+    library = ModuleType("dask_cuda")
+    library.LocalCUDACluster = OnGpus  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", library)
+    backends = import_module("gpukm.backends.select")
+    monkeypatch.setattr(backends, "gpus", lambda: ["one", "two"])
+    monkeypatch.setattr(backends, "kernels", lambda: {"gpu": (True, "")})
+    with open_cluster(text, threads=6) as client:
+        client.wait_for_workers(1 if devices else 2, timeout=20)
+        found = preflight(client, needs={"GPU": 1})
+        assert [worker.threads for worker in found.workers] == ([6] if devices else [3, 3])
+        assert len(found.offering({"GPU": 1})) == len(found.workers) and not found.offering({"GPU": 2})
+
+
+def test_without_a_gpu_there_is_no_such_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ModuleType("dask_cuda")
+    library.LocalCUDACluster = None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", library)
+    monkeypatch.setattr(import_module("gpukm.backends.select"), "kernels", lambda: {"gpu": (False, "no driver")})
+    with pytest.raises(BackendUnavailableError, match="finds no GPU: no driver"), open_cluster("cuda"):
+        pass
 
 
 def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
