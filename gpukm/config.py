@@ -101,7 +101,8 @@ class Settings(BaseModel):
     tls_ca: str | None = Field(None, min_length=1, description="file of the authority's certificates, for tls://")
     tls_cert: str | None = Field(None, min_length=1, description="file of the certificate to show to a cluster")
     tls_key: str | None = Field(None, min_length=1, description="file of its key; by default in tls_cert too")
-    checkpoint: str | None = Field(None, min_length=1, description="local file to save the state of a fit in")
+    checkpoint: str | None = Field(None, min_length=1, description="folder or URL to save the state of a fit in")
+    checkpoint_seconds: float = Field(10, ge=0, description="seconds between two savings at least")
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
