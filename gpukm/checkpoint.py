@@ -1,24 +1,21 @@
-"""Checkpoints: the state of a fit in one local file, so that it can go on where it stopped.
+"""Checkpoints: the state of a fit in bytes, so that it can go on where it stopped.
 
-The file is a safetensors file: arrays, and JSON in its metadata. It says under which settings and on which data the
-state came about; a fit under others must not go on from it.
+They are those of a safetensors file: arrays, and JSON in its metadata. They say under which settings and on which data
+the state came about; a fit under others must not go on from it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpukm.core.result import FitResult, IterationRecord, StopReason
 from gpukm.errors import ConfigError, SnapshotCorruptError
-from gpukm.pipeline.files import atomic_file, check_writable
 
 FORMAT = 1
 _KEY = "gpukm_checkpoint"
@@ -63,15 +60,9 @@ class Checkpoint:
         return hashlib.sha256(_canonical(dict(self.settings))).hexdigest()
 
 
-def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint durably; what was there before stays until the new one is whole.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be made at ``path``.
-    """
-    from safetensors.numpy import save as encode
+def encode(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as the bytes of a safetensors file."""
+    from safetensors.numpy import save
 
     tensors = {"centroids": np.ascontiguousarray(checkpoint.centroids)}
     best = checkpoint.best
@@ -87,40 +78,35 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
         "best": None if best is None else _pack(best),
     }
     text = _canonical(state)
-    metadata = {_KEY: text.decode(), "sha256": _digest(text, tensors)}
-    target = check_writable(path, "the checkpoint")
-    with atomic_file(target) as stream:
-        stream.write(encode(tensors, metadata))
+    return save(tensors, {_KEY: text.decode(), "sha256": _digest(text, tensors)})
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint.
+def decode(data: bytes, where: str) -> Checkpoint:
+    """Undo :func:`encode`; ``where`` the bytes were found is for messages.
 
     Raises
     ------
-    ConfigError
-        There is none, it is something else, or a newer gpukm wrote it.
     SnapshotCorruptError
-        Its bytes are not those that were written.
+        They are not those that were written, or of something else.
+    ConfigError
+        A newer gpukm wrote them.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    if not Path(path).is_file():
-        raise ConfigError(f"no checkpoint {path}; leave out --resume to start from the beginning")
     try:
-        with safe_open(os.fspath(path), framework="numpy") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        tensors = load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
     except (SafetensorError, ValueError) as error:
-        raise SnapshotCorruptError(f"{path} is no checkpoint or damaged ({error}); {_START_OVER}") from None
+        raise SnapshotCorruptError(f"{where} is no checkpoint or damaged ({error})") from None
     if _KEY not in metadata:
-        raise ConfigError(f"{path} is a safetensors file but no checkpoint; name another file")
+        raise SnapshotCorruptError(f"{where} is a safetensors file but no checkpoint")
     text = metadata[_KEY].encode()
     if _digest(text, tensors) != metadata.get("sha256"):
-        raise SnapshotCorruptError(f"the checkpoint {path} is damaged; {_START_OVER}")
+        raise SnapshotCorruptError(f"{where} is damaged: its digest differs")
     state = json.loads(text)
     if state["format"] > FORMAT:
-        raise ConfigError(f"the checkpoint {path} has format {state['format']}, newer than {FORMAT}; update gpukm")
+        raise ConfigError(f"{where} has format {state['format']}, newer than {FORMAT}; update gpukm")
     return Checkpoint(
         settings=state["settings"],
         data=state["data"],
@@ -131,9 +117,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
-def check_same(
-    checkpoint: Checkpoint, settings: Mapping[str, Any], data: Mapping[str, Any], path: str | os.PathLike[str]
-) -> None:
+def check_same(checkpoint: Checkpoint, settings: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError, naming what differs, unless a fit under these settings on this data may go on from here."""
     differences = [
         f"{key} was {_show(old.get(key))} and is {_show(new.get(key))}"
@@ -143,12 +127,9 @@ def check_same(
     ]
     if differences:
         raise ConfigError(
-            f"the checkpoint {path} belongs to another fit: {'; '.join(differences)}; "
+            f"the checkpoint {where} belongs to another fit: {'; '.join(differences)}; "
             "restore that, or leave out --resume to start over"
         )
-
-
-_START_OVER = "delete it and start again without --resume"
 
 
 def _pack(result: FitResult) -> dict[str, Any]:

@@ -92,7 +92,17 @@ class Settings(BaseModel):
     threads: Positive | None = Field(None, description="CPU threads; by default all")
     memory_limit: Bytes | None = Field(None, description="memory to use, such as 2GB; by default half of what is free")
     batch_rows: Positive | None = Field(None, description="rows read at a time; by default what the memory allows")
-    checkpoint: str | None = Field(None, min_length=1, description="local file to save the state of a fit in")
+    cluster: str | None = Field(
+        None, min_length=1, description="Dask cluster: local:N, cuda, tcp://host:port, file:, slurm:, kubernetes:PATH"
+    )
+    cluster_wait: float | None = Field(
+        None, ge=0, description="seconds to wait for the first worker; by default 60, or what the profile says"
+    )
+    tls_ca: str | None = Field(None, min_length=1, description="file of the authority's certificates, for tls://")
+    tls_cert: str | None = Field(None, min_length=1, description="file of the certificate to show to a cluster")
+    tls_key: str | None = Field(None, min_length=1, description="file of its key; by default in tls_cert too")
+    checkpoint: str | None = Field(None, min_length=1, description="folder or URL to save the state of a fit in")
+    checkpoint_seconds: float = Field(10, ge=0, description="seconds between two savings at least")
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -86,6 +86,13 @@ def gpus() -> list[str]:
     return [str(device) for device in cuda_devices()]
 
 
+def kernels() -> dict[str, tuple[bool, str]]:
+    """Whether the kernels of ``cpu`` and ``gpu`` can be used, each with a reason; no GPU library is loaded for that."""
+    from gpukm_kernels import cuda_status, native_status
+
+    return {"cpu": native_status(), "gpu": cuda_status()}
+
+
 def kernel_cache() -> Path | None:
     """Folder where compiled CUDA kernels are kept; None where others could put theirs there."""
     from gpukm_kernels.cuda import driver

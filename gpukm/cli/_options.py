@@ -38,6 +38,28 @@ MemoryLimit = Annotated[
 BatchRows = Annotated[
     str | None, typer.Option("--batch-rows", metavar="N", help="Rows read at a time (default: automatic).")
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="CLUSTER",
+        help="Dask cluster: local[:N], cuda[:DEVICES], tcp://host:port, tls://host:port, file:scheduler.json, "
+        "slurm:PROFILE or kubernetes:PROFILE.",
+    ),
+]
+ClusterWait = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster-wait", metavar="SECONDS", help="Wait so long for the first worker (default: 60, or the profile's)."
+    ),
+]
+TlsCa = Annotated[
+    str | None, typer.Option("--tls-ca", metavar="PATH", help="Certificates of the authority, for a cluster by tls://.")
+]
+TlsCert = Annotated[str | None, typer.Option("--tls-cert", metavar="PATH", help="Certificate to show to the cluster.")]
+TlsKey = Annotated[
+    str | None, typer.Option("--tls-key", metavar="PATH", help="Its key (default: in the file of --tls-cert).")
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only rows whose column has this value (repeatable)."),

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import typer
+
+from gpukm.cli._errors import OK, UNAVAILABLE
 from gpukm.cli._io import Output, output, table
-from gpukm.cli._options import Json
+from gpukm.cli._options import Cluster, ClusterWait, ConfigFile, Json, TlsCa, TlsCert, TlsKey, given
+
+if TYPE_CHECKING:
+    from gpukm.config import Settings
+    from gpukm.executors.dask.preflight import Workforce
 
 #: Distributions whose versions matter, in the order they are shown.
 _LIBRARIES = (
     "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "fsspec", "typer", "rich", "pydantic", "jinja2",
-    "threadpoolctl", "dask", "distributed", "torch", "triton", "cupy-cuda12x", "cupy-cuda13x", "s3fs",
+    "threadpoolctl", "dask", "distributed", "dask-cuda", "dask-jobqueue", "dask-kubernetes", "torch", "triton",
+    "cupy-cuda12x", "cupy-cuda13x", "s3fs",
 )  # fmt: skip
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
     """Print devices, backends with the reason where one cannot be used, threads, memory and versions.
 
-    Exits with 6 when no backend can be used.
+    With --cluster also the workers of a Dask cluster, what they offer and whether they fit. Exits with 6 when no
+    backend can be used, or not all workers.
     """
     with output("doctor", as_json) as out:
-        data = _examine(out)
-        out.result(data, lambda: _render(data))
+        found, fits = None, True
+        if cluster is not None:
+            from gpukm.config import load
+
+            loaded = load(given(ctx), file=config)
+            for warning in loaded.warnings:
+                out.warn(warning)
+            found, fits = _workers(out, loaded.settings)
+        data = {**_examine(out), "cluster": None if found is None else _cluster_data(found, fits)}
+        workers = "" if found is None else "\n\n" + table(found.lines()[1:], found.lines()[0])
+        out.result(data, lambda: _render(data) + workers, OK if fits else UNAVAILABLE)
+
+
+def _workers(out: Output, settings: Settings) -> tuple[Workforce, bool]:
+    """The workers of a cluster, and whether their versions fit ours."""
+    from gpukm.errors import ExecutorError
+    from gpukm.executors.dask.preflight import check_versions, survey
+    from gpukm.pipeline.cluster import open_workers
+
+    with open_workers(settings, out.note) as client:
+        found = survey(client)
+    for warning in found.warnings:
+        out.warn(warning)
+    try:
+        check_versions(found)
+    except ExecutorError as error:
+        out.warn(str(error))
+        return found, False
+    return found, True
+
+
+def _cluster_data(found: Workforce, fits: bool) -> dict[str, Any]:
+    """What the JSON object holds of a cluster."""
+    return {"scheduler": found.scheduler, "fits": fits, "threads": found.threads, "workers": found.workers}
 
 
 def _examine(out: Output) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from gpukm.cli._io import Output, output, table
 from gpukm.cli._options import (
     Backend,
     BatchRows,
+    Cluster,
+    ClusterWait,
     ConfigFile,
     Device,
     DeviceMemory,
@@ -18,6 +20,9 @@ from gpukm.cli._options import (
     Model,
     Store,
     Threads,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     Verbose,
     given,
 )
@@ -135,10 +140,21 @@ def train(
     threads: Threads = None,
     memory_limit: MemoryLimit = None,
     batch_rows: BatchRows = None,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="PATH", help="Save the state of the fit in this file.")
+        str | None, typer.Option("--checkpoint", metavar="URL", help="Save the state of the fit in this folder or URL.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if it is there.")] = False,
+    checkpoint_seconds: Annotated[
+        str | None,
+        typer.Option("--checkpoint-seconds", metavar="SECONDS", help="Save it so often at most (default: 10)."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
     report: Annotated[
         str | None, typer.Option("--report", metavar="PATH", help="Write a report: .html, .md or .json.")
     ] = None,
@@ -283,9 +299,9 @@ def _gain(result: FitResult) -> str:
 
 def _say_if_absent(out: Output, checkpoint: str) -> None:
     """A wrong path would start over silently."""
-    from pathlib import Path
+    from gpukm.pipeline.checkpoints import Checkpoints
 
-    if not Path(checkpoint).exists():
+    if not Checkpoints.open(checkpoint).exist():
         out.warn(f"there is no checkpoint {checkpoint} yet; starting from the beginning")
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpukm.checkpoint import Checkpoint, check_same, load, save
+from gpukm.checkpoint import Checkpoint, check_same
+from gpukm.errors import ConfigError
 from gpukm.functional import FitProgress, Resume, fit_iter
 from gpukm.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from gpukm.config import Settings
     from gpukm.core.result import FitResult
+    from gpukm.pipeline.checkpoints import Checkpoints
     from gpukm.pipeline.reading import Reading
     from gpukm.plan import TrainPlan
     from gpukm.sources.base import Source
@@ -29,10 +30,11 @@ def fit_with_checkpoints(
     reading: Reading,
     planned: TrainPlan,
     *,
+    checkpoints: Checkpoints | None,
     resume: bool,
     progress: Progress,
-) -> tuple[FitResult, int]:
-    """Fit, and return the result and the iteration at which an earlier run had stopped (0: none).
+) -> tuple[FitResult, int, tuple[str, ...]]:
+    """Fit, and return the result, the iteration at which an earlier run had stopped (0: none), and warnings.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def fit_with_checkpoints(
     SnapshotCorruptError
         The checkpoint is damaged.
     """
-    keeper = _Keeper(settings.checkpoint, semantic, reading.data_fields())
+    keeper = _Keeper(checkpoints, settings.checkpoint_seconds, semantic, reading.data_fields(), progress)
     start = keeper.load() if resume else None
     steps = fit_iter(
         rows,
@@ -70,7 +72,8 @@ def fit_with_checkpoints(
                 step = next(steps)
             except StopIteration as end:
                 result: FitResult = end.value
-                return result, start.iteration if start else 0
+                keeper.save()
+                return result, start.iteration if start else 0, keeper.warnings()
             if (step.init, step.swap) != current:
                 current = step.init, step.swap
                 name = f"start {step.init + 1} of {step.n_init}" if step.n_init > 1 else "iterating"
@@ -86,27 +89,38 @@ def fit_with_checkpoints(
 
 
 class _Keeper:
-    """Saves the newest state, rarely enough to cost little, and once more when the fit is interrupted."""
+    """Saves the newest state, rarely enough to cost little, and once more when the fit ends or is interrupted."""
 
-    def __init__(self, path: str | None, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        self._path, self._settings, self._data = path, settings, data
+    def __init__(
+        self,
+        place: Checkpoints | None,
+        every_seconds: float,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Any],
+        progress: Progress,
+    ) -> None:
+        self._place, self._every, self._settings, self._data = place, every_seconds, settings, data
+        self._progress = progress
         self._newest: Checkpoint | None = None
         self._history: list[Any] = []
         self._init = 0
         self._next = 0.0
+        self._saved = False
+        self._failures: list[str] = []
+        self._warnings: list[str] = []
 
     def load(self) -> Checkpoint | None:
         """The saved state, None when there is none yet."""
-        if self._path is None or not Path(self._path).exists():
+        found = None if self._place is None else self._place.newest(self._warn)
+        if found is None or self._place is None:
             return None
-        found = load(self._path)
-        check_same(found, self._settings, self._data, self._path)
+        check_same(found, self._settings, self._data, self._place.location)
         self._init, self._history = found.init, list(found.history)
         return found
 
     def see(self, step: FitProgress) -> None:
         """Note the state after an iteration."""
-        if self._path is None or step.swap:
+        if self._place is None or step.swap:
             # Swaps follow from what the starts found; a resumed fit makes them again.
             return
         if step.init != self._init:
@@ -122,10 +136,32 @@ class _Keeper:
             self.save()
 
     def save(self) -> None:
-        """Write the newest state, if it is not written yet."""
-        if self._newest is None or self._path is None:
+        """Write the newest state, if it is not written yet.
+
+        Where the first cannot be written none could, and that is an error; a later one that fails costs work only if
+        the fit stops before the next.
+        """
+        if self._newest is None or self._place is None:
             return
+        newest, self._newest = self._newest, None
         began = time.monotonic()
-        save(self._path, self._newest)
-        self._newest = None
-        self._next = time.monotonic() + (time.monotonic() - began) / _SHARE
+        try:
+            self._place.save(newest)
+            self._saved = True
+        except ConfigError as error:
+            if not self._saved:
+                raise
+            self._failures.append(str(error))
+            self._progress.detail(f"warning: checkpoint of iteration {newest.iteration} not saved: {error}")
+        now = time.monotonic()
+        self._next = now + max(self._every, (now - began) / _SHARE)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was doubtful."""
+        failed = f"{len(self._failures)} checkpoints were not saved: {self._failures[-1]}" if self._failures else ""
+        return (*self._warnings, failed) if failed else tuple(self._warnings)
+
+    def _warn(self, text: str) -> None:
+        """Say it at once to those who ask for more, and to all in the end."""
+        self._warnings.append(text)
+        self._progress.detail(f"warning: {text}")

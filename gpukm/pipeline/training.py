@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpukm.backends import select
 from gpukm.config import SEMANTIC, Settings
 from gpukm.errors import ConfigError, DataError, SnapshotNotFoundError
+from gpukm.pipeline.checkpoints import Checkpoints
 from gpukm.pipeline.content import content_of, provenance_of
-from gpukm.pipeline.files import check_writable
 from gpukm.pipeline.fitting import fit_with_checkpoints
 from gpukm.pipeline.inputs import model_name, open_input, preprocessing_of
 from gpukm.pipeline.minibatch import fit_minibatch
@@ -73,6 +71,7 @@ def train(
     progress: Progress | None = None,
     executor: Executor | None = None,
     n_ranges: int | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainOutcome:
     """Cluster a data file and publish the result as the next snapshot of a model.
 
@@ -86,7 +85,7 @@ def train(
     source : str
         File, folder, glob or URL.
     resume : bool
-        Go on from ``settings.checkpoint`` if it is there; the result has the bits of an undisturbed run.
+        Go on from the newest checkpoint if there is one; the result has the bits of an undisturbed run.
     dry_run : bool
         Stop after the checks.
     progress : Progress or None
@@ -94,6 +93,8 @@ def train(
         Where the data is read and worked on; None: here.
     n_ranges : int or None
         Ranges to cut the data into; None chooses by its size, one where it is worked on here. Changes no bit.
+    checkpoints : Checkpoints or None
+        Where to save the state of the fit; None takes ``settings.checkpoint``.
 
     Raises
     ------
@@ -111,7 +112,9 @@ def train(
     store = Store.open(settings.store, create=True)
     with suppress(SnapshotNotFoundError):
         store.find(model)
-    _check_checkpoint(settings, resume)
+    if checkpoints is None and settings.checkpoint is not None:
+        checkpoints = Checkpoints.open(settings.checkpoint)
+    _check_checkpoints(checkpoints, resume)
     selection = select(settings.backend, settings.device, settings.threads, settings.device_memory)
     raw = open_input(source)
     preprocessing = preprocessing_of(raw, settings)
@@ -128,25 +131,27 @@ def train(
             f"{source} has {ready.reading.n_samples} rows to cluster, fewer than the {settings.n_clusters} clusters "
             "asked for; lower -k"
         )
+    doubts: tuple[str, ...] = ()
     rows: Source = ready.reading.held.packed() if ready.reading.held else Watched(Prefetch(ready.prepared), progress)
     with clock.stage("fit", progress, "seeding"):
         if settings.algorithm == "minibatch":
             result, resumed_from = fit_minibatch(rows, settings, ready.reading, ready.planned, progress), 0
         else:
-            result, resumed_from = fit_with_checkpoints(
+            result, resumed_from, doubts = fit_with_checkpoints(
                 rows,
                 settings,
                 semantic_settings(settings),
                 ready.reading,
                 ready.planned,
+                checkpoints=checkpoints,
                 resume=resume,
                 progress=progress,
             )
     outcome = publish(store, model, ready, result, settings, selection, clock, progress, resumed_from=resumed_from)
     progress.close()
-    if settings.checkpoint is not None:
-        Path(settings.checkpoint).unlink(missing_ok=True)
-    return outcome
+    if checkpoints is not None:
+        checkpoints.clear()
+    return replace(outcome, warnings=(*outcome.warnings, *doubts))
 
 
 @dataclass(frozen=True)
@@ -256,16 +261,17 @@ def semantic_settings(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json", include=set(SEMANTIC) - {"id_column"})
 
 
-def _check_checkpoint(settings: Settings, resume: bool) -> None:
+def _check_checkpoints(checkpoints: Checkpoints | None, resume: bool) -> None:
     """Refuse what would lose a checkpoint or could not write one."""
-    if settings.checkpoint is None:
+    if checkpoints is None:
         if resume:
             raise ConfigError("--resume needs to know from where; give --checkpoint PATH")
         return
-    target = check_writable(settings.checkpoint, "the checkpoint")
-    if os.path.lexists(target) and not resume:
+    checkpoints.check()
+    if not resume and checkpoints.exist():
         raise ConfigError(
-            f"the checkpoint {target} of an unfinished fit is there; add --resume to go on, or delete it to start over"
+            f"the checkpoint {checkpoints.location} of an unfinished fit is there; add --resume to go on, or delete it "
+            "to start over"
         )
 
 

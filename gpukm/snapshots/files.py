@@ -1,4 +1,4 @@
-"""The one thing a store asks of a place: create a whole file if it is absent.
+"""What stores and checkpoints ask of a place: create a whole file if it is absent.
 
 Paths are relative, with ``/``, and made by this package from checked names and digests; nothing a store's files
 say becomes a path.
@@ -65,6 +65,20 @@ class Files(ABC):
         """Names in a folder, sorted; none when there is no such folder."""
 
     @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens when there is none.
+
+        Raises
+        ------
+        ConfigError
+            It may not be removed, or the place is unreachable.
+        """
+
+    @abstractmethod
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder in which nothing is left; of the root also what interrupted writers left behind."""
+
+    @abstractmethod
     def check_writable(self) -> None:
         """Raise ConfigError where it is plain already, before any long work, that nothing can be created."""
 
@@ -108,8 +122,8 @@ class LocalFiles(Files):
                 except OSError as error:
                     if error.errno in _NO_LINKS:
                         raise ConfigError(
-                            f"{self.root} cannot hold a snapshot store: its file system has no hard links, with which "
-                            "a file is created only if it is absent; choose a folder on another one"
+                            f"{self.root} cannot hold a store or checkpoints: its file system has no hard links, with "
+                            "which a file is created only if it is absent; choose a folder on another one"
                         ) from error
                     raise
                 _sync_folder(folder)
@@ -136,6 +150,20 @@ class LocalFiles(Files):
                 return sorted(entry.name for entry in target.iterdir())
             except FileNotFoundError:
                 return []
+
+    def remove(self, path: str) -> None:
+        target = self._inside(path)
+        with _explained(f"cannot remove {target}", missing=True):
+            target.unlink(missing_ok=True)
+
+    def remove_folder(self, path: str) -> None:
+        with suppress(OSError):
+            if not path:
+                for entry in self._inside(TEMPORARY).iterdir():
+                    entry.unlink()
+                self._inside(TEMPORARY).rmdir()
+        with suppress(OSError):  # something is in it, or it is not there
+            (self._inside(path) if path else self._path).rmdir()
 
     def check_writable(self) -> None:
         folder = self._path
@@ -219,6 +247,13 @@ class RemoteFiles(Files):
                 return []
         return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != folder})
 
+    def remove(self, path: str) -> None:
+        with _explained(f"cannot remove {self.root}/{path}", missing=True), suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._path}/{path}")
+
+    def remove_folder(self, path: str) -> None:
+        """Nothing to do: an object store has folders only while something is in them."""
+
     def check_writable(self) -> None:
         bucket = self._path.split("/", 1)[0]
         with _explained(f"cannot write to {self.root}"):
@@ -253,8 +288,8 @@ def open_files(location: str | os.PathLike[str], storage_options: Mapping[str, A
     protocols = {file_system.protocol} if isinstance(file_system.protocol, str) else set(file_system.protocol)
     if "::" in location or not protocols & RemoteFiles.EXCLUSIVE:
         raise ConfigError(
-            f"{root} cannot hold a snapshot store: {'/'.join(sorted(protocols))} cannot create a file only if it is "
-            f"absent; expected a local folder or one of {', '.join(sorted(RemoteFiles.EXCLUSIVE))}"
+            f"{root} cannot hold a store or checkpoints: {'/'.join(sorted(protocols))} cannot create a file only if "
+            f"it is absent; expected a local folder or one of {', '.join(sorted(RemoteFiles.EXCLUSIVE))}"
         )
     return RemoteFiles(file_system, path, root)
 

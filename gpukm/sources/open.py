@@ -21,6 +21,8 @@ _FORMATS = {
     "Arrow": (".arrow", ".feather", ".ipc", ".arrows"),
     "CSV": (".csv", ".tsv", ".csv.gz", ".csv.zst", ".csv.bz2", ".tsv.gz", ".tsv.zst", ".tsv.bz2"),
 }
+#: Endings of all names that are data.
+ENDINGS = tuple(ending for endings in _FORMATS.values() for ending in endings)
 
 
 def open_source(data: Any, storage_options: Mapping[str, Any] | None = None) -> Source | Table:
@@ -102,12 +104,11 @@ def _open_path(location: str, storage_options: Mapping[str, Any] | None) -> Sour
 
     found = _format(shown(location).rstrip("/"))
     if found is None:
-        known = tuple(ending for endings in _FORMATS.values() for ending in endings)
-        formats = {_format(shown(path)): path for path in Files(location, known, storage_options).paths}
+        formats = {_format(shown(path)): path for path in Files(location, ENDINGS, storage_options).paths}
         if None in formats:
             raise DataError(
                 f"{shown(formats[None])} has a format that is not known; "
-                f"expected a name that ends in {', '.join(known[:9])}"
+                f"expected a name that ends in {', '.join(ENDINGS[:9])}"
             )
         if len(formats) > 1:
             some = " and ".join(sorted(str(name) for name in formats))

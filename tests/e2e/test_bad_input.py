@@ -52,8 +52,13 @@ def newer_store(folder: Path) -> None:
 
 
 def in_the_way(folder: Path) -> None:
-    """Some file where the checkpoint goes."""
+    """Some file where checkpoints go."""
     _file(folder / "c", "x")
+
+
+def damaged(folder: Path) -> None:
+    """A checkpoint that is none."""
+    _file(folder / "c/00000001.safetensors", "x")
 
 
 NAN = np.array([1.0, 2.0, np.nan, 4.0, np.nan])
@@ -90,14 +95,16 @@ CASES = [
     Case("bad report name", (*TRAIN, "--report", "r.pdf"), ("r.pdf", ".html")),
     Case("report nowhere", (*TRAIN, "--report", "none/r.html"), ("no folder none",)),
     Case("resume without a checkpoint", (*TRAIN, "--resume"), ("--checkpoint",)),
-    Case("checkpoint in the way", (*TRAIN, "--checkpoint", "c"), ("--resume",), in_the_way),
+    Case("checkpoint in the way", (*TRAIN, "--checkpoint", "c"), ("c is a file", "folder"), in_the_way),
+    Case("checkpoint of another fit", (*TRAIN, "--checkpoint", "c"), ("--resume",), damaged),
+    Case("checkpoint among others", (*TRAIN, "--checkpoint", "c"), ("photo",), lambda f: _file(f / "c/photo", "x")),
     Case("unknown backend", (*TRAIN, "--backend", "abacus"), ("abacus", "numpy")),
     Case("backend not here", (*TRAIN, "--device", "cuda:7"), ("cuda:7",), code=6),
     Case("unknown key", TRAIN, ("'n_cluster'", "n_clusters"), lambda f: _file(f / "gpukm.toml", "n_cluster = 3")),
     Case("bad variable", TRAIN, ("GPUKM_SEED", "'x'"), env={"GPUKM_SEED": "x"}),
     Case("bad step", (*TRAIN, "--step", "standardise"), ("standardise", "standardize")),
     Case("step on unknown column", (*TRAIN, "--dry-run", "--step", "log1p:dely"), ("'dely'", "'delay'")),
-    Case("damaged checkpoint", (*TRAIN, "--checkpoint", "c", "--resume"), ("c", "--resume"), in_the_way, 4),
+    Case("damaged checkpoint", (*TRAIN, "--checkpoint", "c", "--resume"), ("c", "--resume"), damaged, 4),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -33,15 +34,15 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a file is there."""
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until one is saved."""
     for _ in range(600):
-        if path.exists():
+        if any(folder.glob("*.safetensors")):
             return
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    pytest.fail(f"no {path.name}: {process.communicate()[1]}")
+    pytest.fail(f"nothing in {folder.name}: {process.communicate()[1]}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -49,14 +50,15 @@ def test_an_interrupted_fit_leaves_only_its_checkpoint(
     tmp_path: Path, numbers: Path, number: signal.Signals, code: int
 ) -> None:
     process = start(tmp_path, *SLOW, "--checkpoint", "c", "--report", "r.html", "--json")
-    wait_for(tmp_path / "c", process)
+    wait_for_checkpoint(tmp_path / "c", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     error = json.loads(out)["error"]
     assert error["exit_code"] == code and "nothing half-written" in error["message"]
     assert "Traceback" not in err
-    assert set(tree(tmp_path)) == {"c", "x.npy"}
+    left = set(tree(tmp_path)) - {"x.npy"}
+    assert 1 <= len(left) <= 2 and all(re.fullmatch(r"c/\d{8}\.safetensors", name) for name in left)
 
 
 def test_a_fit_that_goes_on_ends_with_the_same_bits(tmp_path: Path, numbers: Path, gpukm: Gpukm) -> None:
@@ -64,7 +66,7 @@ def test_a_fit_that_goes_on_ends_with_the_same_bits(tmp_path: Path, numbers: Pat
     undisturbed = gpukm(*fit, "--json")
     assert undisturbed.code == 0, undisturbed.err
     process = start(tmp_path, *fit, "--checkpoint", "c")
-    wait_for(tmp_path / "c", process)
+    wait_for_checkpoint(tmp_path / "c", process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     resumed = gpukm(*fit, "--checkpoint", "c", "--resume", "--json")
@@ -77,7 +79,7 @@ def test_a_fit_that_goes_on_ends_with_the_same_bits(tmp_path: Path, numbers: Pat
 
 def test_changed_settings_or_data_are_not_gone_on_with(tmp_path: Path, numbers: Path, gpukm: Gpukm) -> None:
     process = start(tmp_path, *SLOW, "--checkpoint", "c")
-    wait_for(tmp_path / "c", process)
+    wait_for_checkpoint(tmp_path / "c", process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     again = (*SLOW, "--checkpoint", "c", "--resume")
@@ -87,7 +89,8 @@ def test_changed_settings_or_data_are_not_gone_on_with(tmp_path: Path, numbers: 
     np.save(numbers, np.random.default_rng(1).random((20_000, 6), np.float32))
     done = gpukm(*again)
     assert done.code == 2 and "fingerprint was" in done.err
-    assert tree(tmp_path)["c"] == before["c"] and set(tree(tmp_path)) == set(before)
+    found = tree(tmp_path)
+    assert set(found) == set(before) and all(found[name] == before[name] for name in before if name != "x.npy")
 
 
 def test_without_a_checkpoint_yet_resume_starts_at_the_beginning(tmp_path: Path, numbers: Path, gpukm: Gpukm) -> None:

@@ -121,7 +121,9 @@ def test_every_setting_says_what_it_means_and_has_an_origin() -> None:
 
 def test_settings_that_decide_the_result_are_told_apart() -> None:
     assert "seed" in SEMANTIC and "precision" in SEMANTIC
-    assert not {"store", "backend", "threads", "memory_limit", "batch_rows", "checkpoint"} & set(SEMANTIC)
+    assert not {"store", "backend", "threads", "memory_limit", "batch_rows", "checkpoint", "cluster", "tls_key"} & set(
+        SEMANTIC
+    )
 
 
 @pytest.mark.parametrize(

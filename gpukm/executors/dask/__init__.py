@@ -1,1 +1,1 @@
-"""Work on a Dask cluster: who does what, what runs on workers, and how a cluster is obtained."""
+"""Shards on a Dask cluster: how a client is obtained, and what its workers are checked for."""
