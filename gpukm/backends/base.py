@@ -121,6 +121,8 @@ class DevicePlan:
     resident : bool
         All rows are kept there; otherwise every pass copies them, ``batch_rows`` at a time.
     batch_rows : int
+    locked_bytes : int
+        Of the host's memory, what is page-locked for these copies as long as the fit lasts.
     """
 
     device: str
@@ -128,6 +130,7 @@ class DevicePlan:
     memory_bytes: int
     resident: bool
     batch_rows: int
+    locked_bytes: int = 0
 
 
 class Pool(ABC):

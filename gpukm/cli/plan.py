@@ -103,6 +103,8 @@ def _render(planned: TrainPlan) -> str:
         how = "all rows at once" if on.resident else f"{on.batch_rows:,} rows at a time, copied in every pass"
         taken = f"{human_bytes(on.memory_bytes)} of {human_bytes(on.room_bytes)} that may be taken, {how}"
         facts.append((on.device, taken))
+        if on.locked_bytes:
+            facts.append(("page-locked", f"{human_bytes(on.locked_bytes)} of the host's memory, for copies"))
     if planned.flop_per_iteration is not None:
         facts.append(("work", f"{planned.flop_per_iteration / 1e9:.3g} GFLOP an iteration at most"))
     notes = "".join(f"\nnote: {note}" for note in planned.notes)
