@@ -150,9 +150,12 @@ def fit_iter(
     metric : {"euclidean", "cosine"}
         Cosine clusters the normalised rows, with normalised centroids.
     backend, device : str
-    precision : {"exact", "fast"}
-        ``fast`` takes labels as the GPU's screen finds them, uncertified: a row nearly as near to another centroid may
-        get that one. Same machine and settings, same bits; no more is promised. ``n_rechecked`` counts rows in doubt.
+    precision : {"exact", "fast", "tf32", "ieee"}
+        All but ``exact`` are for GPUs and leave the labels of iterations uncertified: each row gets the centroid of its
+        lowest score, as ``fast``, by 16-bit floats where the matrix units are known, ``tf32`` or plain float32,
+        ``ieee``, computes it. A row nearly as near to another centroid may count there, and the centroids end
+        elsewhere. Labels, counts and inertia of the result are exact for its centroids all the same. Same machine
+        and settings, same bits; no more is promised, not even for a fit that is resumed.
     quality : {"standard", "best"}
         ``best`` goes on after the best start: it swaps centroids of little use for rows that lie badly and iterates
         again, as long as that helps, at several times the cost. The inertia never ends higher than with ``standard``.
@@ -194,7 +197,8 @@ def fit_iter(
     best: FitResult | None = None
     method, starts = init, n_init
     x = rows.array()
-    if not watched and quality == "standard" and keep_labels and resume is None and x is not None:
+    whole = not watched and quality == "standard" and precision == "exact" and keep_labels and resume is None
+    if whole and x is not None:
         method, starts = resolve_init(init, n_init, len(x), rows.n_features, n_clusters)
         rules = Rules(n_clusters, method, starts, max_iter, float(tol), int(seed), metric == "cosine")
         best, constant = solve_small(rows, selection.backend, rules)

@@ -8,7 +8,7 @@ All of it stays on the device, however long the lists get.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,11 +137,12 @@ class Cascade:
     device : Device
     screen : Screen
     certify : bool
-        False leaves rows that are listed the centroid that the screen gave them.
+        False gives every row the centroid of its lowest score, and proves nothing.
     """
 
     def __init__(self, device: Device, screen: Screen, certify: bool = True) -> None:
-        self._device, self._screen, self._certify = device, screen, certify
+        self._device, self._screen, self.certify = device, screen, certify
+        self._zeros = device.zeros(0, np.float32)
 
     @property
     def copies_rows(self) -> bool:
@@ -232,16 +233,15 @@ class Cascade:
         counters: Any = None,
         stop: Any = None,
     ) -> None:
-        """Write exact labels (n,) int32 of rows x (n, d); ``counters[1]``, uint64, grows by the rows listed."""
+        """Write labels (n,) int32 of rows x (n, d); ``counters[1]``, uint64, grows by the rows that D decides."""
         if lists is None:
             lists = self.lists(len(x))
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             part = self.round(x[rows], packed) if rounded is None else rounded.part(rows)
             self._assign(x[rows], part, packed, labels[rows], lists, None, stop)
-            if counters is not None:
-                row = self._device.dtype(x)
-                self._device.launch("loop.clear", row, 1, 1, lists.n_rows, lists.n_pairs, counters)
+            counted = counters if self.certify else None
+            self._device.launch("loop.clear", self._device.dtype(x), 1, 1, lists.n_rows, lists.n_pairs, counted)
 
     def assign_two(self, x: Any, packed: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, and D to the nearest and the second nearest, on the host."""
@@ -268,9 +268,10 @@ class Cascade:
             """A kernel of ``decide.cu``."""
             self._device.launch(kernel, self._device.dtype(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
-        self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
-        if second is None and not self._certify:
+        if second is None and not self.certify:
+            self._screen.screen(x, *self._as_if_exact(rows, packed), labels, lists, stop, False)
             return
+        self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
         self._screen.pairs(x, rows, packed, lists)
         launch("decide.measure", x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
@@ -278,3 +279,14 @@ class Cascade:
         if second is not None:
             launch("decide.runner_up", lists.rows, *pairs, lists.distances, lists.crowded, labels, second)
         launch("decide.crowd", x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, second, k, d)
+
+    def _as_if_exact(self, rows: Rounded, packed: Packed) -> tuple[Rounded, Packed]:
+        """The same with errors of zero, which make a screen take the lowest score for the nearest centroid's."""
+        n = max(len(rows.norms), len(packed.largest))
+        if len(self._zeros) < n:
+            self._zeros = self._device.zeros(n, np.float32)
+        of_rows, of_tiles = self._zeros[: len(rows.norms)], self._zeros[: len(packed.largest)]
+        return (
+            Rounded(rows.values, of_rows, of_rows),
+            replace(packed, largest=of_tiles, residual=of_tiles, errors=(0.0, 0.0, 0.0, 0.0)),
+        )

@@ -22,6 +22,7 @@ from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.backends.matrix_screen import MatrixScreen
 from gpukm.backends.plain_screen import PlainScreen
 from gpukm.core.stats import ClusterStats, Grid
+from gpukm.errors import BackendUnavailableError
 
 _THREADS = 256
 #: The unit of the windows that a total is made of, 2^-1074, in units of 2^-1126.
@@ -51,13 +52,17 @@ class GpuBackend(Backend):
     limit_bytes : int or None
         Memory to take on the device; None takes nearly all that is free.
     certify : bool
-        False labels rows as the screen does, and leaves those in doubt.
+        False labels rows as the screen does, but in :meth:`assign_two`.
     """
 
     def __init__(self, device: Device, screen: Screen, limit_bytes: int | None = None, *, certify: bool = True) -> None:
         self.name = device.library
         self.device, self._limit_bytes = device, limit_bytes
-        self._cascade = Cascade(device, screen, certify)
+        self._screen, self._cascade = screen, Cascade(device, screen, certify)
+
+    @property
+    def certified(self) -> GpuBackend:
+        return self if self._cascade.certify else GpuBackend(self.device, self._screen, self._limit_bytes)
 
     def place(self, x: np.ndarray) -> Any:
         return self._on(x)
@@ -349,31 +354,51 @@ def _from_sortable(bits: np.ndarray) -> np.ndarray:
     return np.where(bits & top, bits ^ top, ~bits).view(np.float64)
 
 
-def gpu_backend(library: str, index: int | None, limit_bytes: int | None = None, *, certify: bool = True) -> GpuBackend:
-    """The backend of a library, on its device ``index`` or on its current one, with the fastest screen there is.
+def gpu_backend(
+    library: str, index: int | None, limit_bytes: int | None = None, precision: str = "exact"
+) -> GpuBackend:
+    """The backend of a library, on its device ``index`` or on its current one.
 
     Raises
     ------
     BackendUnavailableError
-        The device does not exist, or its kernels do not run there.
+        The device does not exist, its kernels do not run there, or have no such precision.
     """
     if library == "cupy":
-        from gpukm.backends.devices.cupy import CupyDevice
+        from gpukm.backends.devices.cupy import CupyDevice as Found
+    else:
+        from gpukm.backends.devices.torch import TorchDevice as Found  # type: ignore[assignment]
 
-        return _without_triton(CupyDevice(index), limit_bytes, certify)
-    from gpukm.backends.devices.torch import TorchDevice
-
-    device = TorchDevice(index)
-    fast = mode("fp16", device.capability)
-    if fast.stored != "float16" or find_spec("triton") is None:
-        return _without_triton(device, limit_bytes, certify)
-    from gpukm.backends.triton_screen import TritonScreen
-
-    return GpuBackend(device, TritonScreen(device, fast), limit_bytes, certify=certify)
+    device: Device = Found(index)
+    return GpuBackend(device, screen_of(device, precision), limit_bytes, certify=precision == "exact")
 
 
-def _without_triton(device: Device, limit_bytes: int | None, certify: bool) -> GpuBackend:
-    """The backend whose screen is of CUDA kernels alone, by the matrix units where their errors are known."""
-    fast = mode("fp16", device.capability)
-    screen = MatrixScreen(device, fast) if fast.stored == "float16" else PlainScreen(device, PLAIN)
-    return GpuBackend(device, screen, limit_bytes, certify=certify)
+def screen_of(device: Device, precision: str) -> Screen:
+    """The fastest screen there is on a device, or the one that is asked for.
+
+    Parameters
+    ----------
+    device : Device
+    precision : {"exact", "fast", "tf32", "ieee"}
+
+    Raises
+    ------
+    BackendUnavailableError
+        There is no such screen.
+    """
+    wanted = precision if precision in ("tf32", "ieee") else "fp16"
+    found = mode(wanted, device.capability)
+    by_matrix = mode("fp16", device.capability) != PLAIN
+    if by_matrix and device.library == "torch" and find_spec("triton") is not None:
+        from gpukm.backends.triton_screen import TritonScreen
+
+        return TritonScreen(device, found)
+    if wanted == "tf32":
+        has = (
+            f"backend {device.library} on {device.name}, of compute capability {device.capability}, has no such kernel"
+        )
+        raise BackendUnavailableError(
+            f"precision 'tf32' needs PyTorch, Triton and matrix units that are known, and {has}; use 'fast' or 'ieee'"
+        )
+    # By the matrix units where their errors are known.
+    return MatrixScreen(device, found) if found.stored == "float16" else PlainScreen(device, PLAIN)

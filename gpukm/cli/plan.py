@@ -22,6 +22,7 @@ from gpukm.cli.train import (
     NInit,
     NullPolicy,
     OneHot,
+    Precision,
     Quality,
     Source,
     Step,
@@ -50,6 +51,7 @@ def plan(
     init: Init = None,
     n_init: NInit = None,
     max_iter: MaxIter = None,
+    precision: Precision = None,
     quality: Quality = None,
     backend: Backend = None,
     device: Device = None,
@@ -75,7 +77,9 @@ def plan(
         from gpukm.plan import plan as make
 
         raw = open_input(source)
-        chosen = select(settings.backend, settings.device, settings.threads, settings.device_memory).backend
+        chosen = select(
+            settings.backend, settings.device, settings.threads, settings.device_memory, settings.precision
+        ).backend
         planned = make(raw, settings, preprocessing_of(raw, settings), source, backend=chosen)
         out.result(planned.to_json(), lambda: _render(planned))
 

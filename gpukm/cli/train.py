@@ -91,7 +91,15 @@ Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="Seed of a
 Metric = Annotated[
     str | None, typer.Option("--metric", metavar="NAME", help="euclidean or cosine (default: euclidean).")
 ]
-Precision = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="exact (default: exact).")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="exact; on a GPU also fast, tf32 or ieee: iterations do not certify labels, the result does "
+        "(default: exact).",
+    ),
+]
 
 Quality = Annotated[
     str | None,
@@ -325,6 +333,8 @@ def _render(done: TrainOutcome, snapshot: Snapshot) -> str:
         ("inertia", f"{result.inertia:.6g}{_gain(result)} after {result.n_iter} iterations: {result.stop.value}"),
         ("backend", result.backend),
     ]
+    if result.settings.get("precision", "exact") != "exact":
+        facts.append(("precision", f"{result.settings['precision']}: labels of iterations were not certified"))
     if done.resumed_from:
         facts.append(("resumed", f"from iteration {done.resumed_from}"))
     return f"{table(facts)}\n\n{terminal(snapshot)}"

@@ -104,7 +104,7 @@ def train(
     with suppress(SnapshotNotFoundError):
         store.find(model)
     _check_checkpoint(settings, resume)
-    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory)
+    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory, settings.precision)
     raw = open_input(source)
     preprocessing = preprocessing_of(raw, settings)
     planned = plan(raw, settings, preprocessing, source, backend=selection.backend)

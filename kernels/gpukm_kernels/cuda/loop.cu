@@ -4,9 +4,9 @@
 // 1 iterations made, 2 clusters without weight, 3 whether a centroid changed. `counters` holds rows moved, rows rechecked.
 #include "sums.cuh"
 
-// Empties the lists of a screen, and counts what they held.
+// Empties the lists of a screen, and counts what they held, unless `counters` is null.
 extern "C" __global__ void clear(unsigned long long* n_rows, unsigned long long* n_pairs, unsigned long long* counters) {
-  counters[1] += *n_rows;
+  if (counters) counters[1] += *n_rows;
   *n_rows = 0, *n_pairs = 0;
 }
 
