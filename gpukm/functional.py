@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpukm.backends import Selection
-from gpukm.backends.base import Frame
+from gpukm.backends.base import Frame, Rechecks
 from gpukm.backends.select import gpu_array, select_for
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
@@ -260,6 +260,7 @@ def _best_start(
         resume = None
         centroids = np.ascontiguousarray(centroids, dtype=problem.dtype)
         scored = rechecked = 0
+        taken = _rechecks(problem)
         stop = StopReason.MAX_ITER
         for state in iterate(problem, centroids, len(history) + 1):
             history.extend(state.records)
@@ -274,6 +275,7 @@ def _best_start(
             best_init=start,
             n_scored=result.n_scored + scored,
             n_rechecked=result.n_rechecked + rechecked,
+            rechecks=_rechecks(problem, taken),
         )
         if best is None or result.inertia < best.inertia:
             best = result
@@ -569,6 +571,7 @@ def _improve(
     best = replace(best, inertia_before_swaps=best.inertia)
     size = swaps.first_size(problem, k)
     short = replace(problem, max_iter=swaps.GROWN_ITERATIONS)
+    taken = _rechecks(problem, best.rechecks)
     for number in range(1, swaps.MOST_SWAPS + 1):
         centroids = swaps.grow(problem, best.centroids, size, seed, number) if size else None
         if centroids is None:
@@ -594,8 +597,14 @@ def _improve(
         if found.inertia < best.inertia:
             before = best.inertia_before_swaps
             best = replace(found, n_init=best.n_init, best_init=best.best_init, inertia_before_swaps=before)
-        best = replace(best, n_scored=scored, n_rechecked=rechecked)
+        best = replace(best, n_scored=scored, n_rechecked=rechecked, rechecks=_rechecks(problem, taken))
     return best
+
+
+def _rechecks(problem: Problem, before: Rechecks | None = None) -> Rechecks | None:
+    """What the backend counted so far, less what it had counted before."""
+    now = problem.shards[0].backend.rechecks()
+    return now if now is None or before is None else now - before
 
 
 def finish(

@@ -196,6 +196,7 @@ def minibatch_iter(
         n_init=starts,
         n_scored=result.n_scored + scored,
         n_rechecked=result.n_rechecked + rechecked,
+        rechecks=selection.backend.rechecks(),
         backend=selection.backend.name,
         rejected=selection.rejected,
         warnings=doubts_of(problem, result),

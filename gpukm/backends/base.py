@@ -82,6 +82,28 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class Rechecks:
+    """What it took to label rows that a screen did not settle.
+
+    Attributes
+    ----------
+    n_pairs : int
+        Pairs of such a row and a centroid that bounds had left, decided by D.
+    n_crowded : int
+        Rows that left more pairs than there was room for, and were compared with all centroids by D.
+    """
+
+    n_pairs: int
+    n_crowded: int
+
+    def __add__(self, other: Rechecks) -> Rechecks:
+        return Rechecks(self.n_pairs + other.n_pairs, self.n_crowded + other.n_crowded)
+
+    def __sub__(self, other: Rechecks) -> Rechecks:
+        return Rechecks(self.n_pairs - other.n_pairs, self.n_crowded - other.n_crowded)
+
+
+@dataclass(frozen=True)
 class Made:
     """Iterations that a backend made by itself.
 
@@ -182,6 +204,10 @@ class Backend(ABC):
     def certified(self) -> Backend:
         """The backend whose labels are exact: itself, unless it was made to label rows as its screen does."""
         return self
+
+    def rechecks(self) -> Rechecks | None:
+        """What was rechecked so far; None where that is not counted."""
+        return None
 
     def place(self, array: np.ndarray) -> Any:
         """The array where the backend works: itself, where that is the host's memory."""

@@ -11,7 +11,7 @@ import numpy as np
 from gpukm_kernels.screening import PLAIN, mode
 
 from gpukm.backends import gpu_batch
-from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool
+from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool, Rechecks
 from gpukm.backends.batch import Fits, Problems
 from gpukm.backends.cascade import CHUNK_ROWS, Cascade, Packed, Rounded, Screen
 from gpukm.backends.device import Device
@@ -62,7 +62,14 @@ class GpuBackend(Backend):
 
     @property
     def certified(self) -> GpuBackend:
-        return self if self._cascade.certify else GpuBackend(self.device, self._screen, self._limit_bytes)
+        if self._cascade.certify:
+            return self
+        found = GpuBackend(self.device, self._screen, self._limit_bytes)
+        found._cascade = Cascade(self.device, self._screen, tally=self._cascade.tally)
+        return found
+
+    def rechecks(self) -> Rechecks:
+        return Rechecks(*map(int, self.device.fetch(self._cascade.tally)))
 
     def place(self, x: np.ndarray) -> Any:
         return self._on(x)

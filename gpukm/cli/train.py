@@ -210,6 +210,8 @@ def train(
             write_report(snapshot, target)
             out.note(f"report: {target}")
         out.detail("seconds: " + ", ".join(f"{name} {value}" for name, value in done.seconds.items()))
+        assert done.result is not None
+        out.detail(done.result.labelling)
         out.result(_data(done, report), lambda: _render(done, snapshot))
 
 

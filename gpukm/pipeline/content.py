@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ def provenance_of(
         "memory_limit_bytes": planned.memory_limit_bytes,
         "rows_scored": result.n_scored,
         "rows_rechecked": result.n_rechecked,
+        "rechecks": None if result.rechecks is None else asdict(result.rechecks),
         "resumed_from_iteration": resumed_from,
         "id_column": list(settings.id_column),
         "seconds": dict(seconds),

@@ -25,8 +25,8 @@ def notices(report: Report, counts: np.ndarray, warnings: Sequence[str], notes: 
     precision = report.settings.get("precision", "exact")
     if precision != "exact":
         notes = [
-            f"iterations took labels that were not certified (precision {precision}), so another machine may end at other "
-            "centroids; labels, counts and inertia are exact for these",
+            f"iterations took labels that were not certified (precision {precision}), so another machine may end at "
+            "other centroids; labels, counts and inertia are exact for these",
             *notes,
         ]
     dropped = report.n_rows - report.n_samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def test_a_snapshot_holds_together(tmp_path, data):
     assert found.tensors["inertia"].sum() == pytest.approx(done.result.inertia, rel=1e-12)
     notes = [notice.text for notice in Report.from_snapshot(found).notices]
     assert any("not certified (precision fast)" in text for text in notes)
+    assert found.provenance["rechecks"] == asdict(done.result.rechecks)
     labelled = assign(found, str(data), tmp_path / "out.parquet", settings(tmp_path, backend="numpy"))
     assert labelled.counts == tuple(done.result.counts.tolist())
 
