@@ -25,6 +25,7 @@ from gpukm.executors.local import LocalExecutor
 from gpukm.small import Rules, solve_small
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.csr import CsrSource
+from gpukm.sources.device import DeviceSource
 
 Init = str | np.ndarray | Callable[..., Any]
 INITS = ("auto", "pooled", "k-means++", "random")
@@ -51,6 +52,7 @@ class Assignment:
     Attributes
     ----------
     labels : ndarray of int32 of shape (n_samples,)
+        As ``distances``, an array of the same library on the same GPU where the rows are one.
     distances : ndarray of float64 of shape (n_samples,)
         Squared distance to the centroid.
     inertia : float
@@ -139,7 +141,8 @@ def fit_iter(
     init : {"auto", "pooled", "k-means++", "random"}, array of shape (n_clusters, n_features) or callable
         ``pooled``, which ``auto`` takes but for small problems, chooses greedily from a pool of candidates that are
         drawn from a sample as in k-means++; it costs one or two assignment passes. ``k-means++`` looks at all rows for
-        every choice, several times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory.
+        every choice, several times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory; of an
+        array on a GPU, that array.
     n_init : int or "auto"
         Starts to make; the lowest inertia wins. ``auto`` makes one, or ten with ``init`` random or callable.
     max_iter : int
@@ -324,6 +327,10 @@ def assign(
     for block in shard.blocks():
         part = selection.backend.zeros(len(block.x), np.int32)
         selection.backend.assign(block.x, prepared, part)
+        if rows.placed() is not None:
+            # All rows, and what is found of them stays where they are.
+            total = selection.backend.total(block.x, block.placed_weight, centroids, part)
+            return Assignment(part, selection.backend.placed_distances(block.x, centroids, part), to_float(total))
         d = selection.backend.distances(block.x, centroids, part)
         inertia += int(exact_sum(d if block.weight is None else block.weight * d))
         labels.append(selection.backend.fetch(part))
@@ -385,7 +392,8 @@ def as_source(
 
     opened = not isinstance(source, Source)
     if opened and gpu_array(source) is not None:
-        return _on_device(source, selection, sample_weight, metric)
+        shared = on_device(source, selection, sample_weight)
+        return shared.normalised() if metric == "cosine" else shared
     rows = open_source(source) if opened else source
     if isinstance(rows, NpySource) and opened and memory_limit is not None:
         rows.memory_limit_bytes = parse_bytes(memory_limit)
@@ -400,17 +408,16 @@ def as_source(
         if x is None:
             raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
         rows = ArraySource(x, weight=sample_weight, names=rows.names)
-    return NormalizedSource(rows, selection.backend) if metric == "cosine" else rows
+    if metric != "cosine":
+        return rows
+    return rows.normalised() if isinstance(rows, DeviceSource) else NormalizedSource(rows, selection.backend)
 
 
-def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) -> Source:
+def on_device(x: Any, selection: Selection, sample_weight: Any = None) -> DeviceSource:
     """Make a Source of an array that lies on the device of the chosen backend."""
     from gpukm.backends.gpu import GpuBackend
-    from gpukm.sources.device import DeviceSource
 
     assert isinstance(selection.backend, GpuBackend)
-    if metric == "cosine":
-        raise ConfigError("metric 'cosine' takes rows from the host, which are normalised there; move them to the CPU")
     device = selection.backend.device
     try:
         return DeviceSource(device.adopt(x), device, None if sample_weight is None else on_host(sample_weight))
@@ -548,9 +555,10 @@ def start_from(problem: Problem, init: Init, k: int, seed: int, rows: Source) ->
         return init
     if callable(init):
         x = rows.matrix if isinstance(rows, CsrSource) else rows.array()
+        x = rows.placed() if x is None else x
         if x is None:
             raise ConfigError("a callable init needs data in memory; name a method or give an array")
-        made = np.asarray(init(x, k, random_state=np.random.RandomState(seed % (1 << 32))))
+        made = np.asarray(on_host(init(x, k, random_state=np.random.RandomState(seed % (1 << 32)))))
         return _check_start(made, k, rows.n_features)
     if problem.scan.n_positive < k:
         # Fewer usable rows than clusters: every one of them becomes a centre, the first repeats.

@@ -154,7 +154,7 @@ def minibatch_iter(
         )
     selection = select_for(source, backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
-    resident = rows.array() is not None
+    resident = rows.array() is not None or rows.placed() is not None
     problem = look_at(
         rows, selection, n_clusters, max_iter, tol, metric, read_rows, memory_limit, 1, spread=not resident
     )

@@ -302,6 +302,10 @@ class Backend(ABC):
     def distances(self, x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """D(x_i, c_label_i), float64 of shape (n,)."""
 
+    def placed_distances(self, x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> Any:
+        """As :meth:`distances`, where the backend works."""
+        return self.distances(x, centroids, labels)
+
     @abstractmethod
     def total(self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None) -> int:
         """Exact sum of ``fl64(w * D(x, c_label))`` in units of 2**-1126; labels None are all zero."""

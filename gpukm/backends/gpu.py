@@ -18,6 +18,7 @@ from gpukm.backends.device import Device
 from gpukm.backends.gpu_loop import Loop
 from gpukm.backends.gpu_memory import Shape, room
 from gpukm.backends.gpu_pool import GpuPool
+from gpukm.backends.gpu_rows import gather
 from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.backends.matrix_screen import MatrixScreen
 from gpukm.backends.plain_screen import PlainScreen
@@ -111,12 +112,7 @@ class GpuBackend(Backend):
         return self.device.zeros(n, dtype)
 
     def take(self, x: Any, rows: np.ndarray) -> Any:
-        source, m = self._on(x), len(rows)
-        d = source.shape[1]
-        out = self.device.empty((m, d), self.device.dtype(source))
-        if m:
-            self._launch("rows.gather", source, -(-m * d // _THREADS), source, self._on(rows), out, m, d)
-        return out
+        return gather(self.device, self._on(x), self._on(rows))
 
     def prepare(self, centroids: np.ndarray, frame: Frame) -> Packed:
         return self._cascade.pack(centroids, frame)
@@ -165,10 +161,13 @@ class GpuBackend(Backend):
         return self.device.fetch(out)
 
     def distances(self, x: Any, centroids: Any, labels: Any) -> np.ndarray:
+        return self.device.fetch(self.placed_distances(x, centroids, labels))
+
+    def placed_distances(self, x: Any, centroids: Any, labels: Any) -> Any:
         rows = self._on(x)
         out = self.device.empty(len(rows), np.float64)
         self._distances(rows, None, self._on(centroids), self._on(labels), out, None)
-        return self.device.fetch(out)
+        return out
 
     def _distances(self, x: Any, weight: Any, centroids: Any, labels: Any, out: Any, largest: Any) -> None:
         """D, times weight where there is one, and the bits of the largest."""

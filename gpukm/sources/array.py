@@ -63,6 +63,10 @@ class ArraySource(Source):
             weight = None if self.weight is None else self.weight[part]
             yield Batch(self.x[part], first, part.stop - first, weight=weight)
 
+    def pick(self, rows: np.ndarray) -> ArraySource:
+        """Copies of rows (m,) int64."""
+        return ArraySource(np.take(self.x, rows, axis=0), weight=None if self.weight is None else self.weight[rows])
+
     def array(self) -> np.ndarray | None:
         """The matrix."""
         return self.x

@@ -38,12 +38,17 @@ class NormalizedSource(Source):
         lengths = np.sqrt(self.backend.distances(x, origin, np.zeros(len(x), np.int32)))
         zero = np.flatnonzero(lengths == 0)
         if len(zero):
-            raise DataError(
-                f"{len(zero)} rows are zero, the first is row {row_numbers[zero[0]]}; "
-                "a zero row has no direction, so drop it or use metric='euclidean'"
-            )
+            raise no_direction(len(zero), int(row_numbers[zero[0]]))
         out = np.empty_like(x)
         step = max(1, (1 << 18) // max(1, x.shape[1]))
         for i in range(0, len(x), step):
             out[i : i + step] = x[i : i + step].astype(np.float64) / lengths[i : i + step, None]
         return out
+
+
+def no_direction(n: int, first: int) -> DataError:
+    """What to raise for n rows of length zero."""
+    return DataError(
+        f"{n} rows are zero, the first is row {first}; "
+        "a zero row has no direction, so drop it or use metric='euclidean'"
+    )

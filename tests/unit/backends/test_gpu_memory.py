@@ -10,12 +10,11 @@ import pytest
 from gpukm_kernels.cuda.copies import LOCKED_BYTES, Staging
 from gpukm_kernels.screening import PLAIN
 
-from gpukm import KMeans
 from gpukm.backends.gpu_memory import Shape, locked_bytes, room
 from gpukm.backends.plain_screen import PlainScreen
 from gpukm.config import Settings
 from gpukm.errors import ConfigError, DataError
-from gpukm.functional import assign, kmeans
+from gpukm.functional import kmeans
 from gpukm.pipeline.inputs import open_input
 from gpukm.plan import plan
 from gpukm.preprocessing import Preprocessing
@@ -163,49 +162,6 @@ def test_rows_on_the_device_are_shared(problem, as_cupy, monkeypatch):  # noqa: 
     result = expected(x, w)
     np.testing.assert_array_equal(device.fetch(found.labels), result.labels)
     assert bits(found) == bits(result)
-
-
-@pytest.fixture
-def shared(as_cupy, monkeypatch):  # noqa: F811
-    """The device, whose arrays are known for what they are."""
-    device = as_cupy.device
-    for module in ("gpukm.functional", "gpukm.backends.select", "gpukm.estimators.base"):
-        found_on = lambda a: ("cupy", "auto") if device.owns(a) else None  # noqa: E731
-        monkeypatch.setattr(import_module(module), "gpu_array", found_on)
-    return device
-
-
-def test_an_array_on_the_device_is_taken_as_it_is(problem, shared):
-    """By the functions that users call."""
-    x, w = problem
-    placed = shared.place(x)
-    found, result = kmeans(placed, 15, sample_weight=w, **SETTINGS), expected(x, w)
-    assert shared.owns(found.labels) and bits(found) == bits(result)
-    assigned, theirs = (assign(a, result.centroids, sample_weight=w) for a in (placed, x))
-    np.testing.assert_array_equal(assigned.labels, theirs.labels)
-    np.testing.assert_array_equal(assigned.distances, theirs.distances)
-    assert assigned.inertia == theirs.inertia
-    with pytest.raises(ConfigError, match="cosine"):
-        kmeans(placed, 15, metric="cosine")
-
-
-@pytest.mark.parametrize("settings", [{"quality": "best"}, {"init": "k-means++", "n_init": 3}, {"init": "array"}])
-def test_other_ways_to_fit_an_array_on_the_device(shared, settings):
-    x, _ = data(np.float32, False)
-    start = {"init": x[:15].copy()} if settings.get("init") == "array" else {}
-    found, theirs = (kmeans(a, 15, seed=3, watched=True, **{**settings, **start}) for a in (shared.place(x), x))
-    assert bits(found) == bits(theirs)
-
-
-def test_estimators_take_an_array_on_the_device(shared):
-    x, _ = data(np.float32, False)
-    placed = shared.place(x)
-    ours, theirs = (KMeans(15, random_state=0).fit(a) for a in (placed, x))
-    assert shared.owns(ours.labels_)
-    np.testing.assert_array_equal(ours.cluster_centers_, theirs.cluster_centers_)
-    np.testing.assert_array_equal(ours.predict(placed), theirs.predict(x))
-    np.testing.assert_array_equal(ours.transform(placed), theirs.transform(x))
-    assert ours.score(placed) == theirs.score(x)
 
 
 def test_bad_rows_on_the_device_are_refused(as_cupy):  # noqa: F811
