@@ -9,16 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from gpukm.backends import Selection, select
+from gpukm.backends import Selection
 from gpukm.backends.batch import Fits, Problems
+from gpukm.backends.gpu_rows import joined
+from gpukm.backends.select import gpu_array, select_for
 from gpukm.core import rng
 from gpukm.core.batch import BatchedResult
 from gpukm.core.result import FitResult, on_host
 from gpukm.core.seeding import auto_init, trials
 from gpukm.errors import ConfigError, DataError
-from gpukm.functional import INITS, Init, as_source, check_rules, count_starts, doubts, kmeans
+from gpukm.functional import INITS, Init, as_source, check_rules, count_starts, doubts, kmeans, on_device
 from gpukm.small import METHODS, STOPS
 from gpukm.sources.array import ArraySource, check_weights
+from gpukm.sources.device import DeviceSource
+
+#: Rows of one matrix, or of all: where they are.
+_Matrix = ArraySource | DeviceSource
 
 #: Problems given to a backend at a time: their records take memory until they are cut to what was used.
 _AT_ONCE = 4096
@@ -55,7 +61,8 @@ def kmeans_batched(
     Parameters
     ----------
     x : array of shape (B, n_samples, n_features), or of shape (n_rows, n_features), or sequence of B matrices
-        Rows; of a matrix ``offsets`` or ``groups`` tells which problem a row belongs to. Never changed.
+        Rows; of a matrix ``offsets`` or ``groups`` tells which problem a row belongs to. Never changed. Arrays on a GPU
+        are shared, and leave the labels there; matrices of a sequence, and rows in groups, are put together there.
     n_clusters : int
         The same for all.
     offsets : array of int of shape (B + 1,) or None
@@ -91,8 +98,11 @@ def kmeans_batched(
     n_clusters, max_iter = check_rules(n_clusters, max_iter, tol, metric)
     if precision != "exact":
         raise ConfigError(f"precision is {precision!r}, expected 'exact'; only kmeans() knows another")
-    selection = select(backend, device, threads)
-    rows = _Rows.of(x, sample_weight, offsets, groups)
+    first = next((part for part in x if gpu_array(part)), None) if isinstance(x, Sequence) else x
+    selection = select_for(first, backend, device, threads)
+    shared = gpu_array(first)
+    place = device if shared is None else shared[1]
+    rows = _Rows.of(x, sample_weight, offsets, groups, ArraySource if shared is None else _placed_by(selection))
     if keys is not None and len(keys) != len(rows.sizes):
         raise ConfigError(f"there are {len(keys)} keys for {len(rows.sizes)} problems; expected one for each")
     rows = replace(rows, keys=keys)
@@ -104,13 +114,14 @@ def kmeans_batched(
             f"{rows.name(b)}: n_samples={n[b]} should be >= n_clusters={n_clusters}; ask for fewer clusters"
             + (f" ({len(small)} of {len(n)} problems have too few rows)" if len(small) > 1 else "")
         )
-    init = _check_init(init, len(n), n_clusters, rows.x.shape[1], rows.x.dtype)
+    init = _check_init(init, len(n), n_clusters, rows.held.n_features, rows.held.dtype)
     start = init if isinstance(init, np.ndarray) else None
     starts = count_starts(init, n_init)
     methods = _methods(init, n, n_clusters)
     seeds = _seeds(seed, len(n))
     problems = Problems(
         x=_as_clustered(rows, metric, selection),
+        dtype=rows.held.dtype,
         weight=rows.weight,
         offsets=rows.offsets,
         seeds=seeds,
@@ -123,15 +134,16 @@ def kmeans_batched(
         spherical=metric == "cosine",
     )
     native = np.array([method in (*METHODS, "array") for method in methods], bool)
-    takes = selection.backend.takes(n, rows.x.shape[1], n_clusters) & native
+    takes = selection.backend.takes(n, rows.held.n_features, n_clusters) & native
     columns = None if names is None else tuple(names)
 
     def alone(b: int) -> FitResult:
         """One problem by the ordinary engine."""
-        mine = slice(int(rows.offsets[b]), int(rows.offsets[b + 1]))
         with _named(rows, b):
+            own = rows.part(b)
+            own.names = columns
             return kmeans(
-                ArraySource(rows.x[mine], None if rows.weight is None else rows.weight[mine], columns),
+                own,
                 n_clusters,
                 init=init if start is None else start[b],
                 n_init=starts,
@@ -140,7 +152,7 @@ def kmeans_batched(
                 seed=int(seeds[b]),
                 metric=metric,
                 backend=selection.backend.name,
-                device=device,
+                device=place,
                 threads=threads,
             )
 
@@ -149,9 +161,10 @@ def kmeans_batched(
     if rows.order is not None:
         labels = np.empty_like(fits.labels)
         labels[rows.order] = fits.labels
+    labels = labels.reshape(rows.shape)
     return BatchedResult(
         centroids=fits.centroids,
-        labels=labels.reshape(rows.shape),
+        labels=rows.held.device.place(labels) if isinstance(rows.held, DeviceSource) else labels,
         inertia=fits.inertia,
         counts=fits.counts,
         weights=fits.weights,
@@ -199,7 +212,7 @@ class _Rows:
     ``order`` tells where they stood when they were brought in groups, ``shape`` that of the labels.
     """
 
-    x: np.ndarray
+    held: _Matrix
     weight: np.ndarray | None
     offsets: np.ndarray
     shape: tuple[int, ...]
@@ -218,38 +231,49 @@ class _Rows:
             return self.keys[b]
         return f"problem {b}" if self.groups is None else f"group {self.groups[b]}"
 
+    def part(self, b: int) -> _Matrix:
+        """The rows of a problem."""
+        mine = slice(int(self.offsets[b]), int(self.offsets[b + 1]))
+        weight = None if self.weight is None else self.weight[mine]
+        if isinstance(self.held, DeviceSource):
+            return DeviceSource(self.held.x[mine], self.held.device, weight)
+        return ArraySource(self.held.x[mine], weight)
+
     @classmethod
-    def of(cls, x: Any, weight: Any, offsets: Any, groups: Any) -> _Rows:
-        """Make sense of what a caller brings."""
+    def of(cls, x: Any, weight: Any, offsets: Any, groups: Any, make: Callable[[Any], _Matrix]) -> _Rows:
+        """Make sense of what a caller brings; ``make`` knows a matrix where it is."""
         if offsets is not None and groups is not None:
             raise ConfigError("both offsets and groups are given; expected one of them")
         if isinstance(x, Sequence):
             if offsets is not None or groups is not None:
                 raise ConfigError("a sequence of matrices tells its problems; leave out offsets and groups")
-            return cls._of_parts(x, weight)
-        if np.ma.is_masked(x):
-            raise DataError("the data is a masked array; fill it first")
-        x = np.asarray(on_host(x))
-        if x.ndim == 3:
+            return cls._of_parts(x, weight, make)
+        if make is ArraySource:
+            if np.ma.is_masked(x):
+                raise DataError("the data is a masked array; fill it first")
+            x = np.asarray(on_host(x))
+        if len(x.shape) == 3:
             if offsets is not None or groups is not None:
                 raise ConfigError("an array of three axes tells its problems; leave out offsets and groups")
             b, n, d = x.shape
-            return cls._checked(x.reshape(b * n, d), weight, n * np.arange(b + 1, dtype=np.int64), (b, n))
-        if x.ndim != 2:
-            raise DataError(f"the data has shape {x.shape}, expected (problems, rows, features) or (rows, features)")
+            matrix = make(x.reshape(b * n, d))
+            return cls._checked(matrix, weight, n * np.arange(b + 1, dtype=np.int64), (b, n))
+        if len(x.shape) != 2:
+            raise DataError(
+                f"the data has shape {tuple(x.shape)}, expected (problems, rows, features) or (rows, features)"
+            )
         if groups is not None:
-            return cls._of_groups(x, weight, groups)
+            return cls._of_groups(make(x), weight, groups)
         if offsets is None:
             raise ConfigError(
                 "the data is one matrix; give offsets or groups to tell its problems apart, or use kmeans"
             )
         offsets = _check_offsets(offsets, len(x))
-        return cls._checked(x, weight, offsets, (len(x),))
+        return cls._checked(make(x), weight, offsets, (len(x),))
 
     @classmethod
-    def _checked(cls, x: np.ndarray, weight: Any, offsets: np.ndarray, shape: tuple[int, ...]) -> _Rows:
-        """Rows in the working dtype, weights of the shape of the labels."""
-        matrix = ArraySource(x).x
+    def _checked(cls, matrix: _Matrix, weight: Any, offsets: np.ndarray, shape: tuple[int, ...]) -> _Rows:
+        """Weights of the shape of the labels."""
         if weight is not None:
             weight = np.asarray(on_host(weight))
             if weight.shape != shape:
@@ -258,35 +282,40 @@ class _Rows:
         return cls(matrix, weight, offsets, shape)
 
     @classmethod
-    def _of_parts(cls, parts: Sequence[Any], weight: Any) -> _Rows:
+    def _of_parts(cls, parts: Sequence[Any], weight: Any, make: Callable[[Any], _Matrix]) -> _Rows:
         """One matrix a problem."""
         matrices = []
         for b, part in enumerate(parts):
             try:
-                matrices.append(ArraySource(part).x)
+                matrices.append(make(part))
             except DataError as error:
                 raise DataError(f"problem {b}: {error}") from None
-        kinds = {(m.shape[1], m.dtype.name) for m in matrices}
+        kinds = {(m.n_features, m.dtype.name) for m in matrices}
         if len(kinds) > 1:
             shown = " and ".join(f"{d} features of {dtype}" for d, dtype in sorted(kinds)[:2])
             raise DataError(f"the problems have {shown}; expected the same for all, so convert them first")
         if not matrices:
             raise DataError("there are no problems; give at least one")
-        offsets = np.concatenate([[0], np.cumsum([len(m) for m in matrices])]).astype(np.int64)
+        sizes = [m.n_rows for m in matrices]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         if weight is not None:
-            if len(weight) != len(matrices) or any(
-                np.shape(w) != (len(m),) for w, m in zip(weight, matrices, strict=True)
-            ):
+            if len(weight) != len(sizes) or any(tuple(np.shape(w)) != (n,) for w, n in zip(weight, sizes, strict=True)):
                 raise DataError("sample_weight does not fit the problems; expected one number for each row of each")
-            weight = np.concatenate([np.asarray(w) for w in weight])
-        return cls._checked(np.concatenate(matrices), weight, offsets, (int(offsets[-1]),))
+            weight = np.concatenate([np.asarray(on_host(w)) for w in weight])
+        first, xs = matrices[0], [m.x for m in matrices]
+        whole: _Matrix
+        if isinstance(first, DeviceSource):
+            whole = DeviceSource(joined(first.device, xs), first.device)
+        else:
+            whole = ArraySource(np.concatenate(xs))
+        return cls._checked(whole, weight, offsets, (int(offsets[-1]),))
 
     @classmethod
-    def _of_groups(cls, x: np.ndarray, weight: Any, groups: Any) -> _Rows:
+    def _of_groups(cls, matrix: _Matrix, weight: Any, groups: Any) -> _Rows:
         """Rows brought together group by group, each in the order it had."""
-        groups = np.asarray(groups)
-        if groups.shape != (len(x),):
-            raise ConfigError(f"groups has shape {groups.shape}, expected ({len(x)},): a value for each row")
+        groups, n = np.asarray(on_host(groups)), matrix.n_rows
+        if groups.shape != (n,):
+            raise ConfigError(f"groups has shape {groups.shape}, expected ({n},): a value for each row")
         try:
             values, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
         except TypeError:
@@ -296,11 +325,12 @@ class _Rows:
         order = np.argsort(codes, kind="stable")
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         if weight is not None:
-            if np.shape(weight) != (len(x),):
-                raise DataError(f"sample_weight has shape {np.shape(weight)}, expected ({len(x)},)")
-            weight = np.asarray(weight)[order]
-        found = cls._checked(x[order], weight, offsets, (len(x),))
-        return cls(found.x, found.weight, offsets, found.shape, order, values)
+            weight = np.asarray(on_host(weight))
+            if weight.shape != (n,):
+                raise DataError(f"sample_weight has shape {weight.shape}, expected ({n},)")
+            weight = weight[order]
+        found = cls._checked(matrix.pick(order), weight, offsets, (n,))
+        return cls(found.held, found.weight, offsets, found.shape, order, values)
 
 
 def _check_offsets(offsets: Any, n_rows: int) -> np.ndarray:
@@ -367,18 +397,28 @@ def _seeds(seed: Any, n: int) -> np.ndarray:
     return np.ascontiguousarray(given, np.uint64)
 
 
-def _as_clustered(rows: _Rows, metric: str, selection: Selection) -> np.ndarray:
+def _placed_by(selection: Selection) -> Callable[[Any], DeviceSource]:
+    """Knows a matrix on the device of the chosen backend."""
+    return lambda matrix: on_device(matrix, selection)
+
+
+def _as_clustered(rows: _Rows, metric: str, selection: Selection) -> Any:
     """Rows as the metric stores them: of unit length for cosine."""
     if metric != "cosine":
-        return rows.x
+        return rows.held.x
+
+    def normalised(matrix: _Matrix) -> Any:
+        """Where they are."""
+        if isinstance(matrix, DeviceSource):
+            return matrix.normalised().x
+        return as_source(matrix, None, metric, selection).array()
+
     try:
-        found = as_source(ArraySource(rows.x), None, metric, selection).array()
-        assert found is not None
-        return found
+        return normalised(rows.held)
     except DataError:
         for b in range(len(rows.offsets) - 1):
             with _named(rows, b):
-                as_source(ArraySource(rows.x[rows.offsets[b] : rows.offsets[b + 1]]), None, metric, selection)
+                normalised(rows.part(b))
         raise
 
 
@@ -426,7 +466,7 @@ def _solve(
 def _fill(fits: Fits, b: int, problems: Problems, result: FitResult) -> None:
     """Put a fit of its own beside the others."""
     fits.centroids[b] = result.centroids
-    fits.labels[problems.offsets[b] : problems.offsets[b + 1]] = result.labels
+    fits.labels[problems.offsets[b] : problems.offsets[b + 1]] = on_host(result.labels)
     fits.counts[b], fits.weights[b] = result.counts, result.weights
     fits.inertia[b], fits.total_weight[b] = result.inertia, result.total_weight
     fits.n_iter[b], fits.best_init[b], fits.n_rechecked[b] = result.n_iter, result.best_init, result.n_rechecked

@@ -81,7 +81,9 @@ class Settings(BaseModel):
     tol: float = Field(1e-4, ge=0, description="stop when centroids move less, relative to the mean variance")
     seed: int = Field(0, ge=0, lt=2**64, description="seed of all random draws")
     metric: Literal["euclidean", "cosine"] = Field("euclidean", description="distance")
-    precision: Literal["exact"] = Field("exact", description="whether labels are certified")
+    precision: Literal["exact", "fast", "tf32", "ieee"] = Field(
+        "exact", description="whether labels of iterations are certified; all but exact are for GPUs"
+    )
     quality: Literal["standard", "best"] = Field("standard", description="best swaps centroids after the fit")
 
     store: str = Field("./gpukm-store", min_length=1, description="snapshot store, a folder or a URL")
@@ -117,6 +119,8 @@ class Settings(BaseModel):
             raise ValueError(f"column {both[0]!r} is an id column and cannot be clustered too")
         if self.algorithm == "minibatch" and self.checkpoint is not None:
             raise ValueError("a fit with algorithm 'minibatch' saves no checkpoint; leave out one of the two")
+        if self.algorithm == "minibatch" and self.precision != "exact":
+            raise ValueError(f"precision {self.precision!r} needs algorithm 'lloyd'; leave out one of the two")
         if self.algorithm == "minibatch" and self.quality != "standard":
             raise ValueError("quality 'best' needs algorithm 'lloyd'; a start by 'breathing' is what 'minibatch' has")
         if self.algorithm == "lloyd":

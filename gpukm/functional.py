@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpukm.backends import Selection
-from gpukm.backends.base import Frame
+from gpukm.backends.base import Frame, Rechecks
 from gpukm.backends.select import Choice, gpu_array, select_for
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
@@ -27,6 +27,7 @@ from gpukm.small import Rules, solve_small
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.blocks import Blocks
 from gpukm.sources.csr import CsrSource
+from gpukm.sources.device import DeviceSource
 
 Init = str | np.ndarray | Callable[..., Any]
 #: Rows in memory travel to workers in blocks of at most about so many bytes.
@@ -55,6 +56,7 @@ class Assignment:
     Attributes
     ----------
     labels : ndarray of int32 of shape (n_samples,)
+        As ``distances``, an array of the same library on the same GPU where the rows are one.
     distances : ndarray of float64 of shape (n_samples,)
         Squared distance to the centroid.
     inertia : float
@@ -143,7 +145,8 @@ def fit_iter(
     init : {"auto", "pooled", "k-means++", "random"}, array of shape (n_clusters, n_features) or callable
         ``pooled``, which ``auto`` takes but for small problems, chooses greedily from a pool of candidates that are
         drawn from a sample as in k-means++; it costs one or two assignment passes. ``k-means++`` looks at all rows for
-        every choice, several times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory.
+        every choice, several times. A callable gets ``(x, n_clusters, random_state)`` and needs data in memory; of an
+        array on a GPU, that array.
     n_init : int or "auto"
         Starts to make; the lowest inertia wins. ``auto`` makes one, or ten with ``init`` random or callable.
     max_iter : int
@@ -154,9 +157,12 @@ def fit_iter(
     metric : {"euclidean", "cosine"}
         Cosine clusters the normalised rows, with normalised centroids.
     backend, device : str
-    precision : {"exact", "fast"}
-        ``fast`` takes labels as the GPU's screen finds them, uncertified: a row nearly as near to another centroid may
-        get that one. Same machine and settings, same bits; no more is promised. ``n_rechecked`` counts rows in doubt.
+    precision : {"exact", "fast", "tf32", "ieee"}
+        All but ``exact`` are for GPUs and leave the labels of iterations uncertified: each row gets the centroid of its
+        lowest score, as ``fast``, by 16-bit floats where the matrix units are known, ``tf32`` or plain float32,
+        ``ieee``, computes it. A row nearly as near to another centroid may count there, and the centroids end
+        elsewhere. Labels, counts and inertia of the result are exact for its centroids all the same. Same machine
+        and settings, same bits; no more is promised, not even for a fit that is resumed.
     quality : {"standard", "best"}
         ``best`` goes on after the best start: it swaps centroids of little use for rows that lie badly and iterates
         again, as long as that helps, at several times the cost. The inertia never ends higher than with ``standard``.
@@ -212,7 +218,8 @@ def fit_iter(
         rows = as_source(source, sample_weight, metric, selection, memory_limit)
         used, rejected, n_features = selection.backend.name, selection.rejected, rows.n_features
     x = None if rows is None else rows.array()
-    if rows is not None and not watched and quality == "standard" and keep_labels and resume is None and x is not None:
+    whole = not watched and quality == "standard" and precision == "exact" and keep_labels and resume is None
+    if rows is not None and whole and x is not None:
         method, starts = resolve_init(init, n_init, len(x), rows.n_features, n_clusters)
         rules = Rules(n_clusters, method, starts, max_iter, float(tol), int(seed), metric == "cosine")
         best, constant = solve_small(rows, selection.backend, rules)
@@ -280,6 +287,7 @@ def _best_start(
         resume = None
         centroids = np.ascontiguousarray(centroids, dtype=problem.fixed.dtype)
         scored = rechecked = 0
+        taken = _rechecks(problem)
         stop = StopReason.MAX_ITER
         state: LloydState | None = None
         for state in iterate(problem, centroids, len(history) + 1):
@@ -295,6 +303,7 @@ def _best_start(
             best_init=start,
             n_scored=result.n_scored + scored,
             n_rechecked=result.n_rechecked + rechecked,
+            rechecks=_rechecks(problem, taken),
         )
         if best is None or result.inertia < best.inertia:
             best = result
@@ -345,6 +354,13 @@ def assign(
     shard = Shard(rows, selection.backend, batch_size or 1 << 16, resident=holds(rows, selection, len(centroids)))
     if shard.in_memory:
         shard.scan(centroids[0])
+    if rows.placed() is not None:
+        # All rows at once, and what is found of them stays where they are.
+        block, backend_ = next(iter(shard.blocks())), selection.backend
+        labels = backend_.zeros(len(block.x), np.int32)
+        backend_.assign(block.x, backend_.prepare(centroids, _frame_of(centroids, rows)), labels)
+        total = backend_.total(block.x, block.placed_weight, centroids, labels)
+        return Assignment(labels, backend_.placed_distances(block.x, centroids, labels), to_float(total))
     labels, distances, inertia = _label(shard, centroids, _frame_of(centroids, rows))
     return Assignment(labels, distances, to_float(inertia))
 
@@ -431,7 +447,8 @@ def as_source(
 
     opened = not isinstance(source, Source)
     if opened and gpu_array(source) is not None:
-        return _on_device(source, selection, sample_weight, metric)
+        shared = on_device(source, selection, sample_weight)
+        return shared.normalised() if metric == "cosine" else shared
     rows = open_source(source) if opened else source
     if isinstance(rows, NpySource) and opened and memory_limit is not None:
         rows.memory_limit_bytes = parse_bytes(memory_limit)
@@ -446,7 +463,9 @@ def as_source(
         if x is None:
             raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
         rows = ArraySource(x, weight=sample_weight, names=rows.names)
-    return NormalizedSource(rows, selection.backend) if metric == "cosine" else rows
+    if metric != "cosine":
+        return rows
+    return rows.normalised() if isinstance(rows, DeviceSource) else NormalizedSource(rows, selection.backend)
 
 
 def rows_there(source: Any, sample_weight: Any, executor: Executor) -> Source | Blocks:
@@ -462,29 +481,26 @@ def rows_there(source: Any, sample_weight: Any, executor: Executor) -> Source | 
         from gpukm.preprocessing import PreparedSource, Preprocessing, fit
 
         rows = PreparedSource(rows, fit(rows, Preprocessing()))
-    if isinstance(source, str | os.PathLike):
-        if sample_weight is not None:
+    if sample_weight is not None:
+        if isinstance(rows, CsrSource):
+            rows = CsrSource(rows.matrix, sample_weight)
+        elif isinstance(source, str | os.PathLike) or rows.array() is None:
             raise ConfigError("sample_weight needs data in memory; name a weight column for data that is streamed")
+        else:
+            rows = ArraySource(rows.array(), weight=sample_weight, names=rows.names)
+    if not isinstance(rows, ArraySource | CsrSource):
         return rows
-    if isinstance(rows, CsrSource):
-        rows = rows if sample_weight is None else CsrSource(rows.matrix, sample_weight)
-    elif rows.array() is None:
-        return rows
-    elif sample_weight is not None:
-        rows = ArraySource(rows.array(), weight=sample_weight, names=rows.names)
     n = SHARDS_A_WORKER * executor.width()
-    size = (rows.n_rows or 0) * rows.n_features * rows.dtype.itemsize
-    return blocks_of(rows, n=max(1, min(rows.n_rows or 1, max(n, size // _BLOCK_BYTES))))
+    n_rows = rows.n_rows or 0
+    size = n_rows * rows.n_features * rows.dtype.itemsize
+    return blocks_of(rows, n=max(1, min(n_rows, max(n, size // _BLOCK_BYTES))))
 
 
-def _on_device(x: Any, selection: Selection, sample_weight: Any, metric: str) -> Source:
+def on_device(x: Any, selection: Selection, sample_weight: Any = None) -> DeviceSource:
     """Make a Source of an array that lies on the device of the chosen backend."""
     from gpukm.backends.gpu import GpuBackend
-    from gpukm.sources.device import DeviceSource
 
     assert isinstance(selection.backend, GpuBackend)
-    if metric == "cosine":
-        raise ConfigError("metric 'cosine' takes rows from the host, which are normalised there; move them to the CPU")
     device = selection.backend.device
     try:
         return DeviceSource(device.adopt(x), device, None if sample_weight is None else on_host(sample_weight))
@@ -537,9 +553,10 @@ def start_from(problem: Problem, init: Init, k: int, seed: int, rows: Source | N
         return init
     if callable(init):
         x = None if rows is None else rows.matrix if isinstance(rows, CsrSource) else rows.array()
+        x = rows.placed() if x is None and rows is not None else x
         if x is None or rows is None:
             raise ConfigError("a callable init needs data in memory; name a method or give an array")
-        made = np.asarray(init(x, k, random_state=np.random.RandomState(seed % (1 << 32))))
+        made = np.asarray(on_host(init(x, k, random_state=np.random.RandomState(seed % (1 << 32)))))
         return _check_start(made, k, rows.n_features)
     if problem.scan.n_positive < k:
         # Fewer usable rows than clusters: every one of them becomes a centre, the first repeats.
@@ -560,6 +577,7 @@ def _improve(
     best = replace(best, inertia_before_swaps=best.inertia)
     size = swaps.first_size(problem, k)
     short = replace(problem, max_iter=swaps.GROWN_ITERATIONS)
+    taken = _rechecks(problem, best.rechecks)
     for number in range(1, swaps.MOST_SWAPS + 1):
         centroids = swaps.grow(problem, best.centroids, size, seed, number) if size else None
         if centroids is None:
@@ -585,8 +603,15 @@ def _improve(
         if found.inertia < best.inertia:
             before = best.inertia_before_swaps
             best = replace(found, n_init=best.n_init, best_init=best.best_init, inertia_before_swaps=before)
-        best = replace(best, n_scored=scored, n_rechecked=rechecked)
+        best = replace(best, n_scored=scored, n_rechecked=rechecked, rechecks=_rechecks(problem, taken))
     return best
+
+
+def _rechecks(problem: Problem, before: Rechecks | None = None) -> Rechecks | None:
+    """What the backend counted so far, less what it had counted before."""
+    shards: list[Shard] = getattr(problem.rows, "parts", [])
+    now = shards[0].backend.rechecks() if shards else None
+    return now if now is None or before is None else now - before
 
 
 def finish(

@@ -153,7 +153,7 @@ def minibatch_iter(
         )
     selection = select_for(source, backend, device, threads)
     rows = as_source(source, sample_weight, metric, selection, memory_limit)
-    resident = rows.array() is not None
+    resident = rows.array() is not None or rows.placed() is not None
     problem = look_at(
         rows, selection, n_clusters, max_iter, tol, metric, read_rows, memory_limit, 1, spread=not resident
     )
@@ -195,6 +195,7 @@ def minibatch_iter(
         n_init=starts,
         n_scored=result.n_scored + scored,
         n_rechecked=result.n_rechecked + rechecked,
+        rechecks=selection.backend.rechecks(),
         backend=selection.backend.name,
         rejected=selection.rejected,
         warnings=doubts_of(problem, result),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,7 @@ def plan(
         What the fit runs on; None says nothing of devices.
     """
     from gpukm.backends.cpu import bounds_bytes, boxes_bytes, heads_bytes
+    from gpukm.backends.gpu_memory import locked_bytes
     from gpukm.preprocessing.columns import read_dtype, resolve
     from gpukm.sources.memory import available_bytes, batch_bytes, batch_rows
 
@@ -183,6 +184,12 @@ def plan(
     device = None
     if backend is not None and n_features is not None and n_rows is not None:
         device = backend.device_plan(n_rows, n_features, k, dtype.itemsize)
+        if device is not None and not device.resident:
+            # Rows that are streamed from the file come as they are read.
+            rows = device.batch_rows if resident else min(device.batch_rows, batch)
+            locked = locked_bytes(rows, row_bytes, n_rows * row_bytes if resident else 0)
+            device = replace(device, batch_rows=rows, locked_bytes=locked)
+            memory += locked
     if memory > limit and settings.memory_limit is not None:
         notes.append("the memory limit is below what is expected; fewer rows at a time may help (--batch-rows)")
     return TrainPlan(

@@ -50,6 +50,7 @@ def solve_small(rows: Source, backend: Backend, rules: Rules) -> tuple[FitResult
         return nothing
     problems = Problems(
         x=x,
+        dtype=x.dtype,
         weight=rows.weights(),
         offsets=np.array([0, len(x)]),
         seeds=np.array([rules.seed], np.uint64),

@@ -20,11 +20,17 @@ def emulated(seed: int = 3) -> GpuBackend:
 
 @pytest.fixture
 def as_cupy(monkeypatch: pytest.MonkeyPatch) -> GpuBackend:
-    """``backend="cupy"`` takes it."""
+    """``backend="cupy"`` takes it; with another precision than exact, a backend of the same device and screen."""
     backend = emulated()
     module = import_module("gpukm.backends.select")
     probe, make = module.probe, module._make
+
+    def made(name: str, *rest: object) -> object:
+        if name != "cupy":
+            return make(name, *rest)
+        return backend if rest[-1] == "exact" else GpuBackend(backend.device, backend._screen, certify=False)
+
     # At the end, so that nothing takes it by itself.
     monkeypatch.setattr(module, "probe", lambda: [*(p for p in probe() if p[0] != "cupy"), ("cupy", True, "emulated")])
-    monkeypatch.setattr(module, "_make", lambda name, *rest: backend if name == "cupy" else make(name, *rest))
+    monkeypatch.setattr(module, "_make", made)
     return backend

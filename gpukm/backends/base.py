@@ -82,6 +82,28 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class Rechecks:
+    """What it took to label rows that a screen did not settle.
+
+    Attributes
+    ----------
+    n_pairs : int
+        Pairs of such a row and a centroid that bounds had left, decided by D.
+    n_crowded : int
+        Rows that left more pairs than there was room for, and were compared with all centroids by D.
+    """
+
+    n_pairs: int
+    n_crowded: int
+
+    def __add__(self, other: Rechecks) -> Rechecks:
+        return Rechecks(self.n_pairs + other.n_pairs, self.n_crowded + other.n_crowded)
+
+    def __sub__(self, other: Rechecks) -> Rechecks:
+        return Rechecks(self.n_pairs - other.n_pairs, self.n_crowded - other.n_crowded)
+
+
+@dataclass(frozen=True)
 class Made:
     """Iterations that a backend made by itself.
 
@@ -121,6 +143,8 @@ class DevicePlan:
     resident : bool
         All rows are kept there; otherwise every pass copies them, ``batch_rows`` at a time.
     batch_rows : int
+    locked_bytes : int
+        Of the host's memory, what is page-locked for these copies as long as the fit lasts.
     """
 
     device: str
@@ -128,6 +152,7 @@ class DevicePlan:
     memory_bytes: int
     resident: bool
     batch_rows: int
+    locked_bytes: int = 0
 
 
 class Pool(ABC):
@@ -174,6 +199,15 @@ class Backend(ABC):
     """
 
     name: str
+
+    @property
+    def certified(self) -> Backend:
+        """The backend whose labels are exact: itself, unless it was made to label rows as its screen does."""
+        return self
+
+    def rechecks(self) -> Rechecks | None:
+        """What was rechecked so far; None where that is not counted."""
+        return None
 
     def place(self, array: np.ndarray) -> Any:
         """The array where the backend works: itself, where that is the host's memory."""
@@ -267,6 +301,10 @@ class Backend(ABC):
     @abstractmethod
     def distances(self, x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """D(x_i, c_label_i), float64 of shape (n,)."""
+
+    def placed_distances(self, x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> Any:
+        """As :meth:`distances`, where the backend works."""
+        return self.distances(x, centroids, labels)
 
     @abstractmethod
     def total(self, x: np.ndarray, weight: np.ndarray | None, centroids: np.ndarray, labels: np.ndarray | None) -> int:

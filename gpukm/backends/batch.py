@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,10 @@ class Problems:
     Attributes
     ----------
     x : ndarray of shape (n_rows, n_features)
-        Rows of all problems, float32 or float64; for the cosine metric of unit length.
+        Rows of all problems, float32 or float64; for the cosine metric of unit length. They may be where the backend
+        works.
+    dtype : dtype
+        Of the centroids.
     weight : ndarray of float64 of shape (n_rows,) or None
     offsets : ndarray of int64 of shape (n_problems + 1,)
         Problem b has the rows ``offsets[b]:offsets[b + 1]``.
@@ -29,7 +33,8 @@ class Problems:
     spherical : bool
     """
 
-    x: np.ndarray
+    x: Any
+    dtype: np.dtype
     weight: np.ndarray | None
     offsets: np.ndarray
     seeds: np.ndarray
@@ -85,7 +90,7 @@ class Fits:
         n, k, d = len(problems.seeds), problems.n_clusters, problems.x.shape[1]
         return cls(
             solved=np.zeros(n, np.uint8),
-            centroids=np.empty((n, k, d), problems.x.dtype),
+            centroids=np.empty((n, k, d), problems.dtype),
             labels=np.empty(len(problems.x), np.int32),
             inertia=np.empty(n),
             total_weight=np.empty(n),

@@ -8,7 +8,7 @@ All of it stays on the device, however long the lists get.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,9 +89,12 @@ class Lists:
         Bits of the smallest D of each place.
     crowded : array of uint8 of shape (n,)
         Places with pairs that found no room.
+    tally : array of uint64 of shape (2,) or None
+        Grows by pairs that D was evaluated for, and rows that it compared with all centroids.
     """
 
-    def __init__(self, device: Device, n: int, pairs: int) -> None:
+    def __init__(self, device: Device, n: int, pairs: int, tally: Any = None) -> None:
+        self.tally = tally
         self.room = max(_LEAST_PAIRS, pairs * n)
         self.threshold, self.rows = device.empty(n, np.float32), device.empty(n, np.int64)
         self.n_rows, self.n_pairs = device.zeros(1, np.uint64), device.zeros(1, np.uint64)
@@ -137,11 +140,20 @@ class Cascade:
     device : Device
     screen : Screen
     certify : bool
-        False leaves rows that are listed the centroid that the screen gave them.
+        False gives every row the centroid of its lowest score, and proves nothing.
+    tally : array of uint64 of shape (2,) or None
+        That of another cascade, to count on from there.
+
+    Attributes
+    ----------
+    tally : array of uint64 of shape (2,)
+        As of :class:`Lists`, of all labels but those of :meth:`assign_two`.
     """
 
-    def __init__(self, device: Device, screen: Screen, certify: bool = True) -> None:
-        self._device, self._screen, self._certify = device, screen, certify
+    def __init__(self, device: Device, screen: Screen, certify: bool = True, tally: Any = None) -> None:
+        self._device, self._screen, self.certify = device, screen, certify
+        self.tally = device.zeros(2, np.uint64) if tally is None else tally
+        self._zeros = device.zeros(0, np.float32)
 
     @property
     def copies_rows(self) -> bool:
@@ -220,7 +232,9 @@ class Cascade:
 
     def lists(self, n: int, *, two: bool = False) -> Lists:
         """Lists for calls on up to n rows."""
-        return Lists(self._device, max(1, min(n, _LISTED_ROWS if two else CHUNK_ROWS)), 4 * _PAIRS if two else _PAIRS)
+        if two:
+            return Lists(self._device, max(1, min(n, _LISTED_ROWS)), 4 * _PAIRS)
+        return Lists(self._device, max(1, min(n, CHUNK_ROWS)), _PAIRS, self.tally)
 
     def assign(
         self,
@@ -232,16 +246,15 @@ class Cascade:
         counters: Any = None,
         stop: Any = None,
     ) -> None:
-        """Write exact labels (n,) int32 of rows x (n, d); ``counters[1]``, uint64, grows by the rows listed."""
+        """Write labels (n,) int32 of rows x (n, d); ``counters[1]``, uint64, grows by the rows that D decides."""
         if lists is None:
             lists = self.lists(len(x))
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             part = self.round(x[rows], packed) if rounded is None else rounded.part(rows)
             self._assign(x[rows], part, packed, labels[rows], lists, None, stop)
-            if counters is not None:
-                row = self._device.dtype(x)
-                self._device.launch("loop.clear", row, 1, 1, lists.n_rows, lists.n_pairs, counters)
+            counted = counters if self.certify else None
+            self.clear(lists, x, counted)
 
     def assign_two(self, x: Any, packed: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, and D to the nearest and the second nearest, on the host."""
@@ -268,13 +281,34 @@ class Cascade:
             """A kernel of ``decide.cu``."""
             self._device.launch(kernel, self._device.dtype(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
-        self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
-        if second is None and not self._certify:
+        if second is None and not self.certify:
+            self._screen.screen(x, *self._as_if_exact(rows, packed), labels, lists, stop, False)
             return
+        self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
         self._screen.pairs(x, rows, packed, lists)
         launch("decide.measure", x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
         launch("decide.choose", lists.rows, *pairs, lists.distances, lists.best, lists.crowded, labels)
         if second is not None:
             launch("decide.runner_up", lists.rows, *pairs, lists.distances, lists.crowded, labels, second)
-        launch("decide.crowd", x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, second, k, d)
+        launch(
+            "decide.crowd", x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, second, lists.tally,
+            k, d,
+        )  # fmt: skip
+
+    def clear(self, lists: Lists, x: Any, counters: Any) -> None:
+        """Empty lists of rows x, and count what they held, in ``counters`` unless that is None."""
+        self._device.launch(
+            "loop.clear", self._device.dtype(x), 1, 1, lists.n_rows, lists.n_pairs, lists.room, counters, lists.tally
+        )
+
+    def _as_if_exact(self, rows: Rounded, packed: Packed) -> tuple[Rounded, Packed]:
+        """The same with errors of zero, which make a screen take the lowest score for the nearest centroid's."""
+        n = max(len(rows.norms), len(packed.largest))
+        if len(self._zeros) < n:
+            self._zeros = self._device.zeros(n, np.float32)
+        of_rows, of_tiles = self._zeros[: len(rows.norms)], self._zeros[: len(packed.largest)]
+        return (
+            Rounded(rows.values, of_rows, of_rows),
+            replace(packed, largest=of_tiles, residual=of_tiles, errors=(0.0, 0.0, 0.0, 0.0)),
+        )

@@ -97,6 +97,22 @@ class Device(ABC):
             "free memory there, or choose another device"
         )
 
+    def _within_memory(
+        self, make: Callable[[], Any], short: type[Exception], shape: int | tuple[int, ...], dtype: np.dtype
+    ) -> Any:
+        """Memory of the library's allocator, if need be that which was kept for later; ``short`` is its own error."""
+        try:
+            with self.here():
+                return make()
+        except short as error:
+            if not self.release():
+                raise self.shortage(shape, dtype) from error
+        try:
+            with self.here():
+                return make()
+        except short as error:
+            raise self.shortage(shape, dtype) from error
+
     def here(self) -> AbstractContextManager[Any]:
         """Make this the library's current device."""
         return nullcontext()
@@ -112,11 +128,16 @@ class Device(ABC):
     def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
         """Place blocks of arrays one after another, the next while work on the one before is under way.
 
-        What is yielded holds until the next is asked for.
+        What is yielded holds until the next is asked for. Memory for it is kept for the next call, until
+        :meth:`release` or as long as this object lives.
         """
         for block in blocks:
             yield tuple(None if array is None else self.place(array) for array in block)
 
+    def release(self) -> bool:
+        """Give memory back that is kept for later calls of :meth:`stage`; whether there was any."""
+        return False
+
     @abstractmethod
     def free_bytes(self) -> int:
-        """Memory that can still be taken on the device."""
+        """Memory that can still be taken on the device, what :meth:`release` gives back included."""

@@ -11,17 +11,19 @@ import numpy as np
 from gpukm_kernels.screening import PLAIN, mode
 
 from gpukm.backends import gpu_batch
-from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool
+from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool, Rechecks
 from gpukm.backends.batch import Fits, Problems
 from gpukm.backends.cascade import CHUNK_ROWS, Cascade, Packed, Rounded, Screen
 from gpukm.backends.device import Device
 from gpukm.backends.gpu_loop import Loop
 from gpukm.backends.gpu_memory import Shape, room
 from gpukm.backends.gpu_pool import GpuPool
+from gpukm.backends.gpu_rows import gather
 from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.backends.matrix_screen import MatrixScreen
 from gpukm.backends.plain_screen import PlainScreen
 from gpukm.core.stats import ClusterStats, Grid
+from gpukm.errors import BackendUnavailableError
 
 _THREADS = 256
 #: The unit of the windows that a total is made of, 2^-1074, in units of 2^-1126.
@@ -51,13 +53,24 @@ class GpuBackend(Backend):
     limit_bytes : int or None
         Memory to take on the device; None takes nearly all that is free.
     certify : bool
-        False labels rows as the screen does, and leaves those in doubt.
+        False labels rows as the screen does, but in :meth:`assign_two`.
     """
 
     def __init__(self, device: Device, screen: Screen, limit_bytes: int | None = None, *, certify: bool = True) -> None:
         self.name = device.library
         self.device, self._limit_bytes = device, limit_bytes
-        self._cascade = Cascade(device, screen, certify)
+        self._screen, self._cascade = screen, Cascade(device, screen, certify)
+
+    @property
+    def certified(self) -> GpuBackend:
+        if self._cascade.certify:
+            return self
+        found = GpuBackend(self.device, self._screen, self._limit_bytes)
+        found._cascade = Cascade(self.device, self._screen, tally=self._cascade.tally)
+        return found
+
+    def rechecks(self) -> Rechecks:
+        return Rechecks(*map(int, self.device.fetch(self._cascade.tally)))
 
     def place(self, x: np.ndarray) -> Any:
         return self._on(x)
@@ -99,12 +112,7 @@ class GpuBackend(Backend):
         return self.device.zeros(n, dtype)
 
     def take(self, x: Any, rows: np.ndarray) -> Any:
-        source, m = self._on(x), len(rows)
-        d = source.shape[1]
-        out = self.device.empty((m, d), self.device.dtype(source))
-        if m:
-            self._launch("rows.gather", source, -(-m * d // _THREADS), source, self._on(rows), out, m, d)
-        return out
+        return gather(self.device, self._on(x), self._on(rows))
 
     def prepare(self, centroids: np.ndarray, frame: Frame) -> Packed:
         return self._cascade.pack(centroids, frame)
@@ -153,10 +161,13 @@ class GpuBackend(Backend):
         return self.device.fetch(out)
 
     def distances(self, x: Any, centroids: Any, labels: Any) -> np.ndarray:
+        return self.device.fetch(self.placed_distances(x, centroids, labels))
+
+    def placed_distances(self, x: Any, centroids: Any, labels: Any) -> Any:
         rows = self._on(x)
         out = self.device.empty(len(rows), np.float64)
         self._distances(rows, None, self._on(centroids), self._on(labels), out, None)
-        return self.device.fetch(out)
+        return out
 
     def _distances(self, x: Any, weight: Any, centroids: Any, labels: Any, out: Any, largest: Any) -> None:
         """D, times weight where there is one, and the bits of the largest."""
@@ -349,31 +360,51 @@ def _from_sortable(bits: np.ndarray) -> np.ndarray:
     return np.where(bits & top, bits ^ top, ~bits).view(np.float64)
 
 
-def gpu_backend(library: str, index: int | None, limit_bytes: int | None = None, *, certify: bool = True) -> GpuBackend:
-    """The backend of a library, on its device ``index`` or on its current one, with the fastest screen there is.
+def gpu_backend(
+    library: str, index: int | None, limit_bytes: int | None = None, precision: str = "exact"
+) -> GpuBackend:
+    """The backend of a library, on its device ``index`` or on its current one.
 
     Raises
     ------
     BackendUnavailableError
-        The device does not exist, or its kernels do not run there.
+        The device does not exist, its kernels do not run there, or have no such precision.
     """
     if library == "cupy":
-        from gpukm.backends.devices.cupy import CupyDevice
+        from gpukm.backends.devices.cupy import CupyDevice as Found
+    else:
+        from gpukm.backends.devices.torch import TorchDevice as Found  # type: ignore[assignment]
 
-        return _without_triton(CupyDevice(index), limit_bytes, certify)
-    from gpukm.backends.devices.torch import TorchDevice
-
-    device = TorchDevice(index)
-    fast = mode("fp16", device.capability)
-    if fast.stored != "float16" or find_spec("triton") is None:
-        return _without_triton(device, limit_bytes, certify)
-    from gpukm.backends.triton_screen import TritonScreen
-
-    return GpuBackend(device, TritonScreen(device, fast), limit_bytes, certify=certify)
+    device: Device = Found(index)
+    return GpuBackend(device, screen_of(device, precision), limit_bytes, certify=precision == "exact")
 
 
-def _without_triton(device: Device, limit_bytes: int | None, certify: bool) -> GpuBackend:
-    """The backend whose screen is of CUDA kernels alone, by the matrix units where their errors are known."""
-    fast = mode("fp16", device.capability)
-    screen = MatrixScreen(device, fast) if fast.stored == "float16" else PlainScreen(device, PLAIN)
-    return GpuBackend(device, screen, limit_bytes, certify=certify)
+def screen_of(device: Device, precision: str) -> Screen:
+    """The fastest screen there is on a device, or the one that is asked for.
+
+    Parameters
+    ----------
+    device : Device
+    precision : {"exact", "fast", "tf32", "ieee"}
+
+    Raises
+    ------
+    BackendUnavailableError
+        There is no such screen.
+    """
+    wanted = precision if precision in ("tf32", "ieee") else "fp16"
+    found = mode(wanted, device.capability)
+    by_matrix = mode("fp16", device.capability) != PLAIN
+    if by_matrix and device.library == "torch" and find_spec("triton") is not None:
+        from gpukm.backends.triton_screen import TritonScreen
+
+        return TritonScreen(device, found)
+    if wanted == "tf32":
+        has = (
+            f"backend {device.library} on {device.name}, of compute capability {device.capability}, has no such kernel"
+        )
+        raise BackendUnavailableError(
+            f"precision 'tf32' needs PyTorch, Triton and matrix units that are known, and {has}; use 'fast' or 'ieee'"
+        )
+    # By the matrix units where their errors are known.
+    return MatrixScreen(device, found) if found.stored == "float16" else PlainScreen(device, PLAIN)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from gpukm.backends.batch import Fits, Problems
 from gpukm.backends.device import Device
+from gpukm.backends.gpu_rows import joined
 
 # A problem is small while its rows stay in a device's cache and one block takes milliseconds for an iteration; the
 # kernel's indices are of 32 bits, and it has shared memory for the largest centroid and a number each cluster.
@@ -65,7 +67,7 @@ def _bytes(n_samples: np.ndarray, n_features: int, n_clusters: int, itemsize: in
 def _parts(room_bytes: int, problems: Problems, chosen: np.ndarray, capacity: int) -> Iterator[np.ndarray]:
     """Chosen problems, as many at a time as find room, and one at least."""
     sizes = np.diff(problems.offsets)[chosen]
-    d, itemsize = problems.x.shape[1], problems.x.itemsize
+    d, itemsize = problems.x.shape[1], problems.dtype.itemsize
     up_to = np.cumsum(_bytes(sizes, d, problems.n_clusters, itemsize, capacity))
     first = 0
     while first < len(chosen):
@@ -78,7 +80,7 @@ def _parts(room_bytes: int, problems: Problems, chosen: np.ndarray, capacity: in
 def _solve(device: Device, problems: Problems, chosen: np.ndarray, fits: Fits, capacity: int) -> np.ndarray:
     """One launch; returns the records of the chosen problems, of shape (c, capacity, 4), and fills in the others."""
     (_, d), k, n_problems = problems.x.shape, problems.n_clusters, len(chosen)
-    row, real, whole, small = problems.x.dtype, np.float64, np.int64, np.int32
+    row, real, whole, small = problems.dtype, np.float64, np.int64, np.int32
     sizes = np.diff(problems.offsets)[chosen]
     n, firsts, stretches = int(sizes.sum()), np.cumsum(sizes) - sizes, _stretches(problems.offsets, chosen)
     # The largest first, so that no block begins late with much to do.
@@ -91,8 +93,8 @@ def _solve(device: Device, problems: Problems, chosen: np.ndarray, fits: Fits, c
     size, width = (1 << (v - 1).bit_length() for v in (k, d))
 
     given = [
-        _rows(problems.x, stretches),
-        None if problems.weight is None else _rows(problems.weight, stretches),
+        _rows(device, problems.x, stretches),
+        None if problems.weight is None else _rows(device, problems.weight, stretches),
         firsts[order],
         sizes[order].astype(small),
         problems.seeds[to],
@@ -112,7 +114,7 @@ def _solve(device: Device, problems: Problems, chosen: np.ndarray, fits: Fits, c
         *(device.empty((n_problems, k), real), device.empty((n_problems, d), np.uint8)),
         device.empty((n_problems, capacity, 4), real),
     )
-    placed = [None if array is None else device.place(array) for array in given]
+    placed = [array if array is None or device.owns(array) else device.place(array) for array in given]
     shape, shared = (n_problems, d, k), 8 * size + tile * d * row.itemsize
     device.launch(
         "batch.solve", row, n_problems, threads, *placed, *shape, *rules, capacity, tile, *room, *results, shared=shared
@@ -136,8 +138,9 @@ def _stretches(offsets: np.ndarray, chosen: np.ndarray) -> list[slice]:
     return [slice(int(offsets[part[0]]), int(offsets[part[-1] + 1])) for part in parts]
 
 
-def _rows(array: np.ndarray, stretches: list[slice]) -> np.ndarray:
-    """Stretches of an array one after another, copied only where there are several."""
-    if len(stretches) == 1:
-        return array[stretches[0]]
-    return np.concatenate([array[rows] for rows in stretches])
+def _rows(device: Device, array: Any, stretches: list[slice]) -> Any:
+    """Stretches of an array one after another, where it is, copied only where there are several."""
+    parts = [array[rows] for rows in stretches]
+    if len(parts) == 1:
+        return parts[0]
+    return joined(device, parts) if device.owns(array) else np.concatenate(parts)

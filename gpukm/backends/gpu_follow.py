@@ -81,7 +81,7 @@ class Follow:
         self._firsts = device.empty(self._groups + 2, np.int32)
         self._room = -(-_SURVIVORS * chunk // GROUP) + self._groups
         self._survivors = device.empty(self._room * GROUP, np.int32)
-        self._scored, self._open = device.zeros(1, np.uint64), device.zeros(2, np.uint64)
+        self._scored = device.zeros(1, np.uint64)
         exact = (d / 8 + 8) * 2.0**-53
         self._unit = packed.scale, (d + 8) * 2.0**-1074, exact
 
@@ -139,9 +139,13 @@ class Follow:
         launch("decide.measure", -(-n // 32), x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
         launch("follow.claim", each, *listed, own, lists.best, self._asked, before, labels, counters)
         launch("decide.choose", each, lists.rows, *pairs, lists.distances, lists.best, lists.crowded, labels)
-        launch("decide.crowd", n, x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, None, k, d)
+        launch(
+            "decide.crowd", n, x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, None, lists.tally,
+            k, d,
+        )  # fmt: skip
         launch("follow.leave", each, *listed, own, before, labels, self._group_of, *self._unit, lower, groups)
-        device.launch("loop.clear", row, 1, 1, lists.n_rows, lists.n_pairs, self._open)
+        # What D decided is counted by then.
+        self._cascade.clear(lists, x, None)
 
 
 class Gate:

@@ -77,7 +77,8 @@ class Loop:
         self._reference = device.place(np.ascontiguousarray(reference, np.float64))
         self._control, self._counters = device.zeros(4, np.int32), device.zeros(2, np.uint64)
         self._frame, self._gate = frame, Gate(k, cascade.by_matrix)
-        self._has_room = bytes_of(len(x), k, d) <= room
+        # When to follow is decided at looks, which come as time passes: labels must not depend on it.
+        self._has_room = cascade.certify and bytes_of(len(x), k, d) <= room
         self._follow: Follow | None = None
         self._scored = 0  # as of the last look
 

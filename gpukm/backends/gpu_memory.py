@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpukm_kernels.cuda.copies import LOCKED_BYTES, SLOTS
 from gpukm_kernels.screening import PAD
 
 from gpukm.backends.cascade import CHUNK_ROWS
@@ -14,8 +15,6 @@ _SHARE = 0.9
 _ROW_STATE_BYTES = 24
 #: Lists of a screen, a row of a chunk.
 _LIST_BYTES = 56
-#: Streamed blocks that are on the device at a time.
-_BLOCKS = 3
 _MOST_STREAMED_ROWS = 1 << 22
 
 
@@ -54,8 +53,16 @@ class Shape:
 
     @property
     def _streamed_row_bytes(self) -> int:
-        """A row of the blocks that are on the device, with its lists and state."""
-        return _BLOCKS * self.row_bytes + _ROW_STATE_BYTES + _LIST_BYTES
+        """A row of the blocks that are kept on the device, with its lists and state."""
+        return SLOTS * self.row_bytes + _ROW_STATE_BYTES + _LIST_BYTES
+
+
+def locked_bytes(rows: int, row_bytes: int, held_bytes: int) -> int:
+    """Page-locked memory of the host that copies of so many rows at a time go through.
+
+    None is taken where all rows are held in one array of ``held_bytes`` that is locked itself.
+    """
+    return 0 if held_bytes >= LOCKED_BYTES else SLOTS * rows * (row_bytes + 8)
 
 
 def room(free_bytes: int, limit_bytes: int | None) -> int:

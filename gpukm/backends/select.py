@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # In order of preference.
 BACKENDS = ("torch", "cupy", "cpu", "numpy")
 _GPU = ("torch", "cupy")
+#: Exact labels, or those of a screen: the fastest, or in products of one kind.
+PRECISIONS = ("exact", "fast", "tf32", "ieee")
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ def select(
         Threads of the native kernels; None follows OpenMP's own settings.
     device_memory : int or None
         Bytes to take on a GPU; None takes nearly all that is free.
-    precision : {"exact", "fast"}
-        ``fast`` leaves out what certifies labels, on a GPU; there is nothing to be left out on the CPU.
+    precision : {"exact", "fast", "tf32", "ieee"}
+        All but ``exact`` leave out what certifies labels, on a GPU; there is nothing to be left out on the CPU.
 
     Raises
     ------
@@ -155,8 +157,8 @@ def select(
         raise ConfigError(f"backend is {backend!r}, expected one of auto, {', '.join(BACKENDS)}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device is {device!r}, expected auto, cpu, cuda or cuda:N")
-    if precision not in ("exact", "fast"):
-        raise ConfigError(f"precision is {precision!r}, expected 'exact' or 'fast'")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     on_gpu = device.startswith("cuda")
     if backend != "auto" and device != "auto" and on_gpu != (backend in _GPU):
         raise ConfigError(f"backend {backend} does not run on device {device}; leave one of them out")
@@ -166,8 +168,8 @@ def select(
         if name not in candidates or backend not in ("auto", name):
             continue
         if usable:
-            if precision == "fast" and name not in _GPU:
-                raise ConfigError(f"precision 'fast' is for GPUs, and backend {name} was chosen; leave it out")
+            if precision != "exact" and name not in _GPU:
+                raise ConfigError(f"precision {precision!r} is for GPUs, and backend {name} was chosen; leave it out")
             _say_once(rejected)
             return Selection(_make(name, device, threads, device_memory, precision), tuple(rejected))
         rejected.append((name, reason))
@@ -221,7 +223,7 @@ def _make(name: str, device: str, threads: int | None, device_memory: int | None
         from gpukm.backends.gpu import gpu_backend
 
         index = int(device[5:]) if ":" in device else None
-        return gpu_backend(name, index, device_memory, certify=precision == "exact")
+        return gpu_backend(name, index, device_memory, precision)
     if name == "cpu":
         from gpukm.backends.cpu import CpuBackend
 

@@ -22,6 +22,7 @@ from gpukm.cli.train import (
     NInit,
     NullPolicy,
     OneHot,
+    Precision,
     Quality,
     Source,
     Step,
@@ -50,6 +51,7 @@ def plan(
     init: Init = None,
     n_init: NInit = None,
     max_iter: MaxIter = None,
+    precision: Precision = None,
     quality: Quality = None,
     backend: Backend = None,
     device: Device = None,
@@ -75,7 +77,9 @@ def plan(
         from gpukm.plan import plan as make
 
         raw = open_input(source)
-        chosen = select(settings.backend, settings.device, settings.threads, settings.device_memory).backend
+        chosen = select(
+            settings.backend, settings.device, settings.threads, settings.device_memory, settings.precision
+        ).backend
         planned = make(raw, settings, preprocessing_of(raw, settings), source, backend=chosen)
         out.result(planned.to_json(), lambda: _render(planned))
 
@@ -103,6 +107,8 @@ def _render(planned: TrainPlan) -> str:
         how = "all rows at once" if on.resident else f"{on.batch_rows:,} rows at a time, copied in every pass"
         taken = f"{human_bytes(on.memory_bytes)} of {human_bytes(on.room_bytes)} that may be taken, {how}"
         facts.append((on.device, taken))
+        if on.locked_bytes:
+            facts.append(("page-locked", f"{human_bytes(on.locked_bytes)} of the host's memory, for copies"))
     if planned.flop_per_iteration is not None:
         facts.append(("work", f"{planned.flop_per_iteration / 1e9:.3g} GFLOP an iteration at most"))
     notes = "".join(f"\nnote: {note}" for note in planned.notes)

@@ -96,7 +96,15 @@ Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="Seed of a
 Metric = Annotated[
     str | None, typer.Option("--metric", metavar="NAME", help="euclidean or cosine (default: euclidean).")
 ]
-Precision = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="exact (default: exact).")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="exact; on a GPU also fast, tf32 or ieee: iterations do not certify labels, the result does "
+        "(default: exact).",
+    ),
+]
 
 Quality = Annotated[
     str | None,
@@ -218,6 +226,8 @@ def train(
             write_report(snapshot, target)
             out.note(f"report: {target}")
         out.detail("seconds: " + ", ".join(f"{name} {value}" for name, value in done.seconds.items()))
+        assert done.result is not None
+        out.detail(done.result.labelling)
         out.result(_data(done, report), lambda: _render(done, snapshot))
 
 
@@ -341,6 +351,8 @@ def _render(done: TrainOutcome, snapshot: Snapshot) -> str:
         ("inertia", f"{result.inertia:.6g}{_gain(result)} after {result.n_iter} iterations: {result.stop.value}"),
         ("backend", result.backend),
     ]
+    if result.settings.get("precision", "exact") != "exact":
+        facts.append(("precision", f"{result.settings['precision']}: labels of iterations were not certified"))
     if done.resumed_from:
         facts.append(("resumed", f"from iteration {done.resumed_from}"))
     return f"{table(facts)}\n\n{terminal(snapshot)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ class BatchedResult:
     centroids : ndarray of shape (B, n_clusters, n_features)
         float32 when the data has 32 bits or less, else float64.
     labels : ndarray of int32 of shape (B, n_samples), or (n_rows,) for ragged problems
-        Nearest centroid of each row within its own problem, in the order in which the rows were given.
+        Nearest centroid of each row within its own problem, in the order in which the rows were given; an array of the
+        same library on the same GPU where the rows were one.
     inertia : ndarray of float64 of shape (B,)
     counts : ndarray of int64 of shape (B, n_clusters)
     weights : ndarray of float64 of shape (B, n_clusters)
@@ -54,7 +56,7 @@ class BatchedResult:
     """
 
     centroids: np.ndarray
-    labels: np.ndarray
+    labels: Any
     inertia: np.ndarray
     counts: np.ndarray
     weights: np.ndarray

@@ -15,6 +15,7 @@ from gpukm.core.rng import Purpose, raw
 from gpukm.core.shard import Shard
 from gpukm.sources.array import ArraySource
 from gpukm.sources.base import Source
+from gpukm.sources.device import DeviceSource
 
 #: The key of rows that are left out, above all others.
 _NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -27,28 +28,27 @@ class Portions:
     Attributes
     ----------
     keys : ndarray of uint64 of shape (n,)
-    x : ndarray of shape (n, n_features)
+    rows : ArraySource or DeviceSource
         In the order of the source.
-    weight : ndarray of float64 of shape (n,) or None
     available : int
         Rows of positive weight.
     """
 
     keys: np.ndarray
-    x: np.ndarray
-    weight: np.ndarray | None
+    rows: ArraySource | DeviceSource
     available: int
 
     @classmethod
     def resident(cls, source: Source, seed: int) -> Portions:
-        """Rows that lie in memory, where they are; the order takes eight bytes a row."""
+        """Rows that lie in memory, or on a device, where they are; the order takes eight bytes a row."""
         x, weight = source.array(), source.weights()
-        if x is None:
+        if x is None and not isinstance(source, DeviceSource):
             raise RuntimeError("these rows are not in memory")
-        keys = _keys(seed, 0, len(x))
+        rows = source if isinstance(source, DeviceSource) else ArraySource(x, weight=weight)
+        keys = _keys(seed, 0, rows.n_rows)
         if weight is not None:
             keys[weight <= 0] = _NEVER
-        return cls(keys, x, weight, int((keys < _NEVER).sum()))
+        return cls(keys, rows, int((keys < _NEVER).sum()))
 
     @classmethod
     def held(cls, source: Source, seed: int, size: int, batch_rows: int) -> Portions:
@@ -63,13 +63,13 @@ class Portions:
             if inside.any():
                 found.add(keys[inside], batch.x[inside], None if batch.weight is None else batch.weight[inside])
         keys, x, weight = found.rows(source)
-        return cls(keys, x, weight, len(keys))
+        return cls(keys, ArraySource(x, weight=weight), len(keys))
 
-    def take(self, start: int, stop: int) -> ArraySource:
+    def take(self, start: int, stop: int) -> ArraySource | DeviceSource:
         """Copy the rows at places ``start .. stop`` of the order; they stand as in the source."""
         low = _cut(self.keys, start) if start else np.uint64(0)
         chosen = np.flatnonzero((self.keys >= low) & (self.keys < _cut(self.keys, stop)))
-        return ArraySource(np.take(self.x, chosen, axis=0), weight=None if self.weight is None else self.weight[chosen])
+        return self.rows.pick(chosen)
 
 
 class _Reservoir:
@@ -109,9 +109,9 @@ class _Reservoir:
         self._n = sum(len(keys) for keys, _, _ in self._parts)
 
 
-def portion(problem: Problem, rows: ArraySource) -> Shard:
+def portion(problem: Problem, rows: ArraySource | DeviceSource) -> Shard:
     """Make a shard of copied rows, on the grid of the whole fit."""
-    shard = Shard(rows, problem.shards[0].backend, max(len(rows.x), 1))
+    shard = Shard(rows, problem.shards[0].backend, max(rows.n_rows, 1))
     shard.begin(problem.fixed.grid)
     return shard
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gpukm.backends.base import Rechecks
+
 
 class StopReason(Enum):
     """Why the loop ended; the value is the sentence a user reads."""
@@ -73,6 +75,8 @@ class FitResult:
         Which start won, from 0.
     n_scored, n_rechecked : int
         Rows labelled over all passes, and how many of them screening could not settle alone.
+    rechecks : Rechecks or None
+        What D decided for these, on a GPU; None where that is not counted.
     inertia_before_swaps : float or None
         With ``quality="best"``: inertia of the best start, which swaps then lowered to ``inertia``.
     backend : str
@@ -99,11 +103,25 @@ class FitResult:
     best_init: int = 0
     n_scored: int = 0
     n_rechecked: int = 0
+    rechecks: Rechecks | None = None
     inertia_before_swaps: float | None = None
     backend: str = ""
     rejected: tuple[tuple[str, str], ...] = ()
     settings: dict[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def labelling(self) -> str:
+        """How rows came by their labels, in words."""
+        share = self.n_rechecked / self.n_scored if self.n_scored else 0.0
+        text = f"{self.n_scored:,} rows labelled, {1 - share:.3%} settled by screening"
+        if self.rechecks is None:
+            return f"{text}, {self.n_rechecked:,} rechecked"
+        crowded = self.rechecks.n_crowded
+        return (
+            f"{text}, {self.n_rechecked - crowded:,} decided among what bounds left "
+            f"({self.rechecks.n_pairs:,} distances), {crowded:,} among all centroids"
+        )
 
     def digest(self) -> str:
         """SHA-256 over little-endian C-order centroids, int32 labels (where kept) and float64 inertia."""

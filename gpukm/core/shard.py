@@ -617,6 +617,17 @@ class Shard:
             rechecked = self.backend.assign(block.x, prepared, labels)
             yield block, labels, rechecked
 
+    def _certified(self, centroids: np.ndarray, frame: Frame) -> Iterator[tuple[Block, Any, int]]:
+        """As :meth:`labelled`; exact also where the labels of steps are not."""
+        exact = self.backend.certified
+        if exact is self.backend:
+            yield from self.labelled(centroids, frame)
+            return
+        prepared = exact.prepare(centroids, frame)
+        for block in self.blocks():
+            labels = exact.zeros(len(block.x), np.int32)
+            yield block, labels, exact.assign(block.x, prepared, labels)
+
     def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Label against the final centroids and add up the inertia exactly."""
         return self._within_memory(lambda: self._finish(centroids, frame, keep_labels))
@@ -630,7 +641,7 @@ class Shard:
         inertia, scored, rechecked = 0, 0, 0
         on_device = self.source.placed() is not None
         kept: Any = np.empty(self.n_samples, np.int32) if keep_labels and not on_device else None
-        for block, labels, n in self.labelled(centroids, frame):
+        for block, labels, n in self._certified(centroids, frame):
             inertia += self.backend.total(block.x, block.placed_weight, centroids, labels)
             rechecked += n
             scored += len(labels)

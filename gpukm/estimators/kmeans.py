@@ -37,9 +37,11 @@ class KMeans(CentroidEstimator):
         Accepted for compatibility; the data is never changed.
     algorithm : {"lloyd", "elkan"}, default="lloyd"
     metric : {"euclidean", "cosine"}, default="euclidean"
-    backend : {"auto", "cpu", "numpy"}, default="auto"
+    backend : {"auto", "torch", "cupy", "cpu", "numpy"}, default="auto"
     device : str, default="auto"
-    precision : {"exact"}, default="exact"
+    precision : {"exact", "fast", "tf32", "ieee"}, default="exact"
+        As in :func:`gpukm.kmeans`: all but "exact" are for GPUs, where iterations then do not certify labels.
+        ``labels_`` and ``predict`` are exact.
     quality : {"standard", "best"}, default="standard"
         "best" swaps centroids after the fit, for a lower inertia at several times the cost.
     executor : {"local"} or distributed.Client, default="local"
@@ -74,7 +76,7 @@ class KMeans(CentroidEstimator):
         "metric": [StrOptions({"euclidean", "cosine"})],
         "backend": [str],
         "device": [str],
-        "precision": [StrOptions({"exact"})],
+        "precision": [StrOptions({"exact", "fast", "tf32", "ieee"})],
         "quality": [StrOptions({"standard", "best"})],
         "executor": [StrOptions({"local"}), HasMethods(["submit", "gather"])],
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],

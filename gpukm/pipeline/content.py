@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -149,6 +149,7 @@ def provenance_of(
         "memory_limit_bytes": planned.memory_limit_bytes,
         "rows_scored": result.n_scored,
         "rows_rechecked": result.n_rechecked,
+        "rechecks": None if result.rechecks is None else asdict(result.rechecks),
         "resumed_from_iteration": resumed_from,
         "id_column": list(settings.id_column),
         "seconds": dict(seconds),

@@ -121,6 +121,10 @@ def train_groups(
         )
     if settings.quality != "standard":
         raise ConfigError(f"--quality is {settings.quality}, and --group-by makes standard fits only; drop one of them")
+    if settings.precision != "exact":
+        raise ConfigError(
+            f"--precision is {settings.precision}, and --group-by makes exact fits only; drop one of them"
+        )
     if settings.checkpoint is not None:
         raise ConfigError("--checkpoint saves the state of one fit; leave it out with --group-by")
     if by in (*settings.columns, *settings.one_hot, settings.weight_column):

@@ -115,7 +115,7 @@ def train(
     if checkpoints is None and settings.checkpoint is not None:
         checkpoints = Checkpoints.open(settings.checkpoint)
     _check_checkpoints(checkpoints, resume)
-    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory)
+    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory, settings.precision)
     raw = open_input(source)
     preprocessing = preprocessing_of(raw, settings)
     planned = plan(raw, settings, preprocessing, source, backend=selection.backend)

@@ -22,6 +22,13 @@ def notices(report: Report, counts: np.ndarray, warnings: Sequence[str], notes: 
         What the fit and the statistics pass said.
     """
     found = [Notice("warning", text) for text in (*warnings, *_doubts(report, counts))]
+    precision = report.settings.get("precision", "exact")
+    if precision != "exact":
+        notes = [
+            f"iterations took labels that were not certified (precision {precision}), so another machine may end at "
+            "other centroids; labels, counts and inertia are exact for these",
+            *notes,
+        ]
     dropped = report.n_rows - report.n_samples
     if dropped > 0:
         notes = [

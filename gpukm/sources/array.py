@@ -73,6 +73,10 @@ class ArraySource(Source):
         part.weight = None if self.weight is None else self.weight[here]
         return part
 
+    def pick(self, rows: np.ndarray) -> ArraySource:
+        """Copies of rows (m,) int64."""
+        return ArraySource(np.take(self.x, rows, axis=0), weight=None if self.weight is None else self.weight[rows])
+
     def array(self) -> np.ndarray | None:
         """The matrix."""
         return self.x if len(self.x) == self.n_rows else None

@@ -10,6 +10,8 @@ import numpy as np
 from gpukm.errors import DataError
 from gpukm.sources.array import check_weights
 from gpukm.sources.base import Batch, Source
+from gpukm.sources.faults import Refused
+from gpukm.sources.normalized import no_direction
 
 if TYPE_CHECKING:
     from gpukm.backends.device import Device
@@ -37,7 +39,8 @@ class DeviceSource(Source):
             )
         self.x, self.device = x, device
         self.dtype, self.names = dtype, None
-        self.n_rows, self.n_features = (int(n) for n in x.shape)
+        self.n_rows: int = int(x.shape[0])
+        self.n_features = int(x.shape[1])
         self.weight = None if weight is None else check_weights(weight, self.n_rows)
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -47,6 +50,30 @@ class DeviceSource(Source):
             part = slice(first, min(first + rows, end))
             weight = None if self.weight is None else self.weight[part]
             yield Batch(self.device.fetch(self.x[part]), first, part.stop - first, weight=weight)
+
+    def normalised(self) -> DeviceSource:
+        """Rows at length one, a copy on the device.
+
+        Raises
+        ------
+        DataError
+            A row is zero.
+        MemoryError
+            The copy finds no room.
+        """
+        from gpukm.backends.gpu_rows import normalise
+
+        found, n_zero, first = normalise(self.device, self.x)
+        if n_zero:
+            raise Refused({0: no_direction(n_zero, first)})
+        return DeviceSource(found, self.device, self.weight)
+
+    def pick(self, rows: np.ndarray) -> DeviceSource:
+        """Copies of rows (m,) int64, on the device."""
+        from gpukm.backends.gpu_rows import gather
+
+        found = gather(self.device, self.x, self.device.place(rows))
+        return DeviceSource(found, self.device, None if self.weight is None else self.weight[rows])
 
     def placed(self) -> Any:
         """The matrix."""

@@ -47,14 +47,18 @@ class NormalizedSource(Source):
         lengths = np.sqrt(self.backend.distances(x, origin, np.zeros(len(x), np.int32)))
         zero = np.flatnonzero(lengths == 0)
         if len(zero):
-            advice = "; a zero row has no direction, so drop it or use metric='euclidean'"
-            one, many = "row is zero, the first is row", "rows are zero, the first is row"
-            return x, Finding(len(zero), int(row_numbers[zero[0]]), "", one, many, advice)
+            return x, no_direction(len(zero), int(row_numbers[zero[0]]))
         out = np.empty_like(x)
         step = max(1, (1 << 18) // max(1, x.shape[1]))
         for i in range(0, len(x), step):
             out[i : i + step] = x[i : i + step].astype(np.float64) / lengths[i : i + step, None]
         return out, None
+
+
+def no_direction(n: int, first: int) -> Finding:
+    """What is wrong with n rows of length zero."""
+    advice = "; a zero row has no direction, so drop it or use metric='euclidean'"
+    return Finding(n, first, "", "row is zero, the first is row", "rows are zero, the first is row", advice)
 
 
 def _raise(zero: Finding | None) -> None:

@@ -174,6 +174,7 @@ def test_what_the_kernel_leaves_to_the_engine(as_cupy: GpuBackend) -> None:  # n
     w = [np.ones(len(part)) for part in parts]
     w[4][3], w[6][:] = 1e50, 0
     problems = Problems(
+        dtype=np.dtype(np.float64),
         x=np.concatenate(parts), weight=np.concatenate(w), offsets=np.cumsum([0, *map(len, parts)]),
         seeds=np.full(len(parts), 7, np.uint64), start=None, n_clusters=5, trials=trials(5), n_init=2, max_iter=20,
         tol=1e-4, spherical=False,

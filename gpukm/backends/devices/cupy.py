@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gpukm_kernels import cuda_status
 from gpukm_kernels.cuda import driver
-from gpukm_kernels.cuda.copies import Copies, staged
+from gpukm_kernels.cuda.copies import Staging
 
 from gpukm.backends.device import Device
 from gpukm.errors import BackendUnavailableError
@@ -62,6 +62,7 @@ class CupyDevice(Device):
         self.name = f"cuda:{self._index}"
         self.model, self.capability = found.name, found.capability
         self.processors = found.processors
+        self._staging = Staging(self._index)
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, self._cupy.ndarray) and array.device.id == self._index
@@ -116,19 +117,21 @@ class CupyDevice(Device):
         return replay
 
     def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
-        copies = Copies(self._index, self._stream)
-        return staged(copies, self._index, blocks, self.empty, lambda array: array.data.ptr)
+        return self._staging.staged(blocks, self._stream, self.empty, lambda array: array.data.ptr)
+
+    def release(self) -> bool:
+        return self._staging.release()
 
     def free_bytes(self) -> int:
         """Memory that can still be taken; what an allocator other than CuPy's own holds back is not known here."""
         with self.here():
             free, _ = self._cupy.cuda.runtime.memGetInfo()
             pool = getattr(self._cupy.cuda.get_allocator(), "__self__", None)
-            if not isinstance(pool, self._cupy.cuda.MemoryPool):
-                return int(free)
-            if limit := pool.get_limit():
-                free = min(free, max(0, limit - pool.total_bytes()))
-            return int(free + pool.free_bytes())
+            if isinstance(pool, self._cupy.cuda.MemoryPool):
+                if limit := pool.get_limit():
+                    free = min(free, max(0, limit - pool.total_bytes()))
+                free += pool.free_bytes()
+        return int(free) + self._staging.idle_bytes
 
     def adopt(self, array: Any) -> Any:
         """Another library's array on this device as a CuPy array over the same memory.
@@ -174,11 +177,8 @@ class CupyDevice(Device):
     def _made(self, make: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
         """Memory of CuPy's allocator; that there is too little of it is said in bytes."""
         dtype = np.dtype(dtype)
-        try:
-            with self.here():
-                return make(shape, dtype=dtype)
-        except MemoryError as error:  # CuPy's own OutOfMemoryError is one, and so is RMM's
-            raise self.shortage(shape, dtype) from error
+        # CuPy's own OutOfMemoryError is a MemoryError, and so is RMM's.
+        return self._within_memory(lambda: make(shape, dtype=dtype), MemoryError, shape, dtype)
 
     def _memory(self, array: Any) -> tuple[int, str]:
         """Address and type of an array that is passed to a kernel."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gpukm_kernels import cuda_status
 from gpukm_kernels.cuda import driver
-from gpukm_kernels.cuda.copies import Copies, staged
+from gpukm_kernels.cuda.copies import Staging
 
 from gpukm.backends.device import Device
 from gpukm.errors import BackendUnavailableError
@@ -79,6 +79,7 @@ class TorchDevice(Device):
         self.name = f"cuda:{self._index}"
         self.model, self.capability = found.name, found.capability
         self.processors = found.processors
+        self._staging = Staging(self._index)
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, self._torch.Tensor) and str(array.device) == self.name
@@ -115,9 +116,8 @@ class TorchDevice(Device):
         return out
 
     def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
-        stream = self._torch.cuda.current_stream(self._index).cuda_stream
         driver.launch(
-            kernel, np.dtype(row).name, self._index, stream, blocks, threads, args, self._memory, shared=shared
+            kernel, np.dtype(row).name, self._index, self._stream(), blocks, threads, args, self._memory, shared=shared
         )
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -142,8 +142,10 @@ class TorchDevice(Device):
         return replay
 
     def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
-        copies = Copies(self._index, lambda: self._torch.cuda.current_stream(self._index).cuda_stream)
-        return staged(copies, self._index, blocks, self.empty, lambda array: array.data_ptr())
+        return self._staging.staged(blocks, self._stream, self.empty, lambda array: array.data_ptr())
+
+    def release(self) -> bool:
+        return self._staging.release()
 
     def free_bytes(self) -> int:
         cuda = self._torch.cuda
@@ -151,7 +153,7 @@ class TorchDevice(Device):
         reserved = cuda.memory_reserved(self._index)
         if hasattr(cuda, "get_per_process_memory_fraction"):  # a cap can be set before torch 2.7, but not read
             free = min(free, max(0, int(total * cuda.get_per_process_memory_fraction(self._index)) - reserved))
-        return int(free + reserved - cuda.memory_allocated(self._index))
+        return int(free + reserved - cuda.memory_allocated(self._index)) + self._staging.idle_bytes
 
     def adopt(self, array: Any) -> Any:
         """Another library's array on this device as a tensor over the same memory.
@@ -186,6 +188,10 @@ class TorchDevice(Device):
             raise ValueError("the array is not C-contiguous; give a contiguous copy, x.contiguous()")
         return found
 
+    def _stream(self) -> int:
+        """The caller's current stream."""
+        return int(self._torch.cuda.current_stream(self._index).cuda_stream)
+
     def here(self) -> Any:
         """Make this the current device."""
         return self._torch.cuda.device(self._index)
@@ -202,11 +208,8 @@ class TorchDevice(Device):
         dtype = np.dtype(dtype)
         kind = self._type(dtype)
         signed = self._type(np.dtype(_SIGNED.get(dtype.name, dtype)))
-        try:
-            with self.here():
-                return make(shape, dtype=signed, device=self.name).view(kind)
-        except self._torch.cuda.OutOfMemoryError as error:
-            raise self.shortage(shape, dtype) from error
+        asked = lambda: make(shape, dtype=signed, device=self.name).view(kind)  # noqa: E731
+        return self._within_memory(asked, self._torch.cuda.OutOfMemoryError, shape, dtype)
 
     def _signed(self, tensor: Any) -> Any:
         """The tensor's memory under a type that torch can copy."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -21,11 +22,11 @@ import numpy as np
 from gpukm_kernels.cuda import driver
 
 #: Arrays from this size on are locked where they lie: that takes time, which many passes win back.
-_LOCKED_BYTES = 1 << 28
+LOCKED_BYTES = 1 << 28
 #: Bytes that a thread copies at a time, and threads at most.
 _PIECE_BYTES, _THREADS = 1 << 24, 8
 #: Blocks that are on the device: the one that is worked on, the next, and one whose last work may not be over.
-_SLOTS = 3
+SLOTS = 3
 
 _PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE, and CU_MEMHOSTALLOC_PORTABLE
 _locked: dict[tuple[int, int], bool] = {}
@@ -33,25 +34,110 @@ _locked: dict[tuple[int, int], bool] = {}
 _locked_lock = threading.RLock()
 
 
-class Copies:
-    """A stream of copies to one device.
+class Staging:
+    """Copies to one device in a stream of their own, and memory for them on both sides, kept from pass to pass.
 
     Parameters
     ----------
     index : int
         The device's number.
-    main : callable
-        Gives the handle of the stream that works on what arrives.
     """
 
-    def __init__(self, index: int, main: Callable[[], int]) -> None:
-        self._index, self._main = index, main
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._copies: _Copies | None = None
+        self._idle: list[tuple[list[_Slot], Event]] = []  # what no pass uses, and the end of the pass before
+        self._lock = threading.Lock()
+
+    def staged(
+        self,
+        blocks: Iterable[tuple[np.ndarray | None, ...]],
+        main: Callable[[], int],
+        empty: Callable[[tuple[int, ...], np.dtype], Any],
+        address: Callable[[Any], int],
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield blocks of arrays on the device, while the next is on its way.
+
+        Parameters
+        ----------
+        blocks : iterable of tuple of (ndarray or None)
+            C-contiguous; as many in each. An array may change once the block after the next is asked for.
+        main : callable
+            Gives the handle of the stream that works on what arrives.
+        empty : callable
+            Makes an array of the device from a shape and a type.
+        address : callable
+            Of such an array.
+
+        Yields
+        ------
+        tuple
+            Arrays of the device, to be used in the main stream until the next block is asked for.
+        """
+        copies, slots = self._begin(main)
+        with (
+            contextlib.ExitStack() as left,
+            ThreadPoolExecutor(1) as ahead,
+            ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
+        ):
+            # However this is left: memory that a copy still writes to must not be given back.
+            for slot in slots:
+                left.callback(slot.finish)
+            coming: Future[tuple[tuple[Any, ...], Event | None]] | None = None
+            for number, block in enumerate(blocks):
+                slot = slots[number % SLOTS]
+                # Here, since libraries allocate for the stream of the calling thread.
+                slot.make_room(block, empty)
+                # What works on the slot's last block, or on memory that it got, is in the main stream by now.
+                after = copies.mark(main())
+                next_ = ahead.submit(slot.fill, copies, block, after, pool, address)
+                if coming is not None:
+                    yield _arrived(copies, coming, main())
+                coming = next_
+            if coming is not None:
+                yield _arrived(copies, coming, main())
+        # Kept from passes that come to their end; one that is broken off may have asked for more than there is.
+        with self._lock:
+            self._idle[:] = [(slots, copies.mark(main()))]
+
+    def _begin(self, main: Callable[[], int]) -> tuple[_Copies, list[_Slot]]:
+        """The stream, and memory that no other pass uses."""
+        with self._lock:
+            if self._copies is None:
+                self._copies = _Copies(self._index)
+            copies, kept = self._copies, self._idle.pop() if self._idle else None
+        if kept is None:
+            return copies, [_Slot(self._index) for _ in range(SLOTS)]
+        # The pass before may have been in another stream.
+        copies.join(kept[1], main())
+        return copies, kept[0]
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes on the device that :meth:`release` would give back."""
+        with self._lock:
+            return sum(slot.device_bytes for slots, _ in self._idle for slot in slots)
+
+    def release(self) -> bool:
+        """Give back what no pass uses; whether there was any."""
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        if kept is not None:
+            kept[1].wait()
+        return kept is not None
+
+
+class _Copies:
+    """A stream of copies to one device."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
         self._stream = driver.stream(index)
         weakref.finalize(self, driver.destroy_stream, index, self._stream)
 
-    def mark(self) -> Event:
-        """The end of what the main stream was given so far."""
-        return Event(self._index, self._main())
+    def mark(self, main: int) -> Event:
+        """The end of what a stream was given so far."""
+        return Event(self._index, main)
 
     def start(self, address: int, source: np.ndarray, after: Event) -> Event:
         """Copy page-locked memory to the device, once the main stream is past ``after``; the end of that."""
@@ -59,9 +145,9 @@ class Copies:
         driver.copy(self._index, address, source.ctypes.data, source.nbytes, self._stream)
         return Event(self._index, self._stream)
 
-    def join(self, event: Event) -> None:
-        """Make the main stream wait."""
-        driver.wait(self._index, self._main(), event.handle)
+    def join(self, event: Event, main: int) -> None:
+        """Make a stream wait."""
+        driver.wait(self._index, main, event.handle)
 
 
 class Event:
@@ -77,86 +163,50 @@ class Event:
         driver.wait_on_host(self._index, self.handle)
 
 
-def staged(
-    copies: Copies,
-    index: int,
-    blocks: Iterable[tuple[np.ndarray | None, ...]],
-    empty: Callable[[tuple[int, ...], np.dtype], Any],
-    address: Callable[[Any], int],
-) -> Iterator[tuple[Any, ...]]:
-    """Yield blocks of arrays on the device, while the next is on its way.
-
-    Parameters
-    ----------
-    copies : Copies
-    index : int
-        The device's number.
-    blocks : iterable of tuple of (ndarray or None)
-        C-contiguous; as many in each. An array may change once the block after the next is asked for.
-    empty : callable
-        Makes an array of the device from a shape and a type.
-    address : callable
-        Of such an array.
-
-    Yields
-    ------
-    tuple
-        Arrays of the device, to be used in the main stream until the next block is asked for.
-    """
-    slots = [_Slot(index, empty, address) for _ in range(_SLOTS)]
-    with (
-        contextlib.ExitStack() as left,
-        ThreadPoolExecutor(1) as ahead,
-        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
-    ):
-        # However this is left: memory that a copy still writes to must not be given back.
-        for slot in slots:
-            left.callback(slot.finish)
-        coming: Future[tuple[tuple[Any, ...], Event | None]] | None = None
-        for number, block in enumerate(blocks):
-            slot = slots[number % _SLOTS]
-            # Here, since libraries allocate for the stream of the calling thread.
-            slot.make_room(block)
-            # What works on the slot's last block, or on memory that it got, is in the main stream by now.
-            after = copies.mark()
-            next_ = ahead.submit(slot.fill, copies, block, after, pool)
-            if coming is not None:
-                yield _arrived(copies, coming)
-            coming = next_
-        if coming is not None:
-            yield _arrived(copies, coming)
-
-
-def _arrived(copies: Copies, coming: Future[tuple[tuple[Any, ...], Event | None]]) -> tuple[Any, ...]:
+def _arrived(copies: _Copies, coming: Future[tuple[tuple[Any, ...], Event | None]], main: int) -> tuple[Any, ...]:
     """A block that the main stream may use."""
     block, event = coming.result()
     if event is not None:
-        copies.join(event)
+        copies.join(event, main)
     return block
 
 
 class _Slot:
     """Memory for one block on both sides."""
 
-    def __init__(self, index: int, empty: Callable[..., Any], address: Callable[[Any], int]) -> None:
-        self._index, self._empty, self._address = index, empty, address
+    def __init__(self, index: int) -> None:
+        self._index = index
         self._host: dict[int, np.ndarray] = {}
-        self._device: dict[int, Any] = {}
+        self._device: dict[int, tuple[np.dtype, tuple[int, ...], Any]] = {}
         self._last: Event | None = None
+
+    @property
+    def device_bytes(self) -> int:
+        """On the device."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape, _ in self._device.values())
 
     def finish(self) -> None:
         """Wait for the last copy."""
         if self._last is not None:
             self._last.wait()
 
-    def make_room(self, block: tuple[np.ndarray | None, ...]) -> None:
+    def make_room(self, block: tuple[np.ndarray | None, ...], empty: Callable[..., Any]) -> None:
         """Memory of the device that holds a block."""
         for i, array in enumerate(block):
-            if array is not None and (i not in self._device or len(self._device[i]) < len(array)):
-                self._device[i] = self._empty(array.shape, array.dtype)
+            if array is None:
+                continue
+            held = self._device.get(i)
+            fits = held is not None and held[0] == array.dtype and held[1][1:] == array.shape[1:]
+            if held is None or not fits or held[1][0] < len(array):
+                self._device[i] = array.dtype, array.shape, empty(array.shape, array.dtype)
 
     def fill(
-        self, copies: Copies, block: tuple[np.ndarray | None, ...], after: Event, pool: ThreadPoolExecutor
+        self,
+        copies: _Copies,
+        block: tuple[np.ndarray | None, ...],
+        after: Event,
+        pool: ThreadPoolExecutor,
+        address: Callable[[Any], int],
     ) -> tuple[tuple[Any, ...], Event | None]:
         """Begin to copy a block, and tell where the last copy ends."""
         self.finish()  # the buffers may still be read
@@ -166,11 +216,11 @@ class _Slot:
             if array is None:
                 placed.append(None)
                 continue
-            to = self._device[i]
+            to = self._device[i][2]
             placed.append(to[: len(array)])
             if array.nbytes:
                 source = array if _lock(self._index, array) else self._buffered(i, array, pool)
-                event = copies.start(self._address(to), source, after)
+                event = copies.start(address(to), source, after)
         self._last = event
         return tuple(placed), event
 
@@ -199,7 +249,7 @@ def _lock(index: int, array: np.ndarray) -> bool:
     base = array
     while isinstance(base.base, np.ndarray):
         base = base.base
-    if base.nbytes < _LOCKED_BYTES or base.base is not None:
+    if base.nbytes < LOCKED_BYTES or base.base is not None:
         # Memory that another object owns may go at any time, or lie in a file.
         return False
     key = base.ctypes.data, base.nbytes

@@ -68,10 +68,11 @@ extern "C" __global__ void runner_up(const long long* listed, const int* pair_pl
   }
 }
 
-// Marked rows, a block each: D to all k centroids. `best` and `second` may be null.
+// Marked rows, a block each: D to all k centroids. `best`, `second` and `tally`, which counts them, may be null.
 extern "C" __global__ void crowd(const row_t* x, const row_t* c, const long long* listed,
                                  const unsigned long long* n_listed, long long room, const unsigned char* crowded,
-                                 int* labels, unsigned long long* best, unsigned long long* second, int k, int d) {
+                                 int* labels, unsigned long long* best, unsigned long long* second,
+                                 unsigned long long* tally, int k, int d) {
   __shared__ double near[2][32];
   __shared__ int index[32];
   const long long n = there_are(n_listed, room);
@@ -102,6 +103,7 @@ extern "C" __global__ void crowd(const row_t* x, const row_t* c, const long long
       labels[row] = label;
       if (best) best[place] = ordered_bits(least);
       if (second) second[place] = ordered_bits(next);
+      if (tally) atomicAdd(tally + 1, 1ull);
     }
     __syncthreads();
   }

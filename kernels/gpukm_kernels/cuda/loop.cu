@@ -4,9 +4,12 @@
 // 1 iterations made, 2 clusters without weight, 3 whether a centroid changed. `counters` holds rows moved, rows rechecked.
 #include "sums.cuh"
 
-// Empties the lists of a screen, and counts what they held.
-extern "C" __global__ void clear(unsigned long long* n_rows, unsigned long long* n_pairs, unsigned long long* counters) {
-  counters[1] += *n_rows;
+// Empties the lists of a screen, and counts what they held, unless `counters` or `tally` is null.
+extern "C" __global__ void clear(unsigned long long* n_rows, unsigned long long* n_pairs, long long room,
+                                 unsigned long long* counters, unsigned long long* tally) {
+  const unsigned long long most = static_cast<unsigned long long>(room);
+  if (counters) counters[1] += *n_rows;
+  if (tally) tally[0] += *n_pairs < most ? *n_pairs : most;
   *n_rows = 0, *n_pairs = 0;
 }
 

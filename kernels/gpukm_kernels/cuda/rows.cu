@@ -36,3 +36,19 @@ extern "C" __global__ void column_range(const row_t* x, unsigned long long* low,
     atomicMax(high + f, most);
   }
 }
+
+// out[i] = x[i] at length one, in float64 and rounded once; squares (n,): D to the origin. zeros: rows that have none, and
+// the first of these, all ones at first.
+extern "C" __global__ void normalise(const row_t* x, const double* squares, row_t* out, unsigned long long* zeros,
+                                     long long n, int d) {
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n * d;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const long long row = i / d;
+    const double length = sqrt(squares[row]);
+    out[i] = row_t(double(x[i]) / length);
+    if (length == 0 && i % d == 0) {
+      atomicAdd(zeros, 1ull);
+      atomicMin(zeros + 1, static_cast<unsigned long long>(row));
+    }
+  }
+}

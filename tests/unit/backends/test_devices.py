@@ -293,6 +293,20 @@ def test_too_little_memory(device: Device, monkeypatch: pytest.MonkeyPatch) -> N
         device._made(made, (1 << 20, 1024), np.float64)  # type: ignore[attr-defined]
 
 
+def test_memory_kept_for_copies_is_given_back_first(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = import_module("torch").cuda.OutOfMemoryError if isinstance(device, TorchDevice) else MemoryError
+    kept = ["slots"]
+
+    def made(shape: Any, **options: Any) -> Any:
+        if kept:
+            raise error("no")
+        return import_module("torch").empty(shape) if isinstance(device, TorchDevice) else np.empty(shape)
+
+    monkeypatch.setattr(device, "release", lambda: bool(kept and kept.pop()))
+    assert tuple(device._made(made, (4, 2), np.float32).shape) == (4, 2)  # type: ignore[attr-defined]
+    assert not kept
+
+
 # Torch alone
 
 

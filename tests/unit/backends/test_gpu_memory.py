@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 
 import numpy as np
 import pytest
+from gpukm_kernels.cuda.copies import LOCKED_BYTES, Staging
+from gpukm_kernels.screening import PLAIN
 
-from gpukm import KMeans
-from gpukm.backends.gpu_memory import Shape, room
+from gpukm.backends.gpu_memory import Shape, locked_bytes, room
+from gpukm.backends.plain_screen import PlainScreen
+from gpukm.config import Settings
 from gpukm.errors import ConfigError, DataError
-from gpukm.functional import assign, kmeans
+from gpukm.functional import kmeans
+from gpukm.pipeline.inputs import open_input
+from gpukm.plan import plan
+from gpukm.preprocessing import Preprocessing
 from gpukm.sources.array import ArraySource
 from gpukm.sources.device import DeviceSource
 from tests.emulated import as_cupy  # noqa: F401
+from tests.emulator import Emulated
 from tests.parity.test_bits import bits, data
+from tests.unit.kernels.test_cuda_driver import fake_driver
 
 #: Watched, so that it is the ordinary engine that runs.
 SETTINGS = {"init": "random", "n_init": 1, "seed": 3, "max_iter": 6, "watched": True}
@@ -37,6 +46,54 @@ def test_rows_that_find_no_room_are_streamed(problem, as_cupy):  # noqa: F811
     assert 10 < rows < len(x) // 3
     found = kmeans(ArraySource(x, weight=w), 15, backend="cupy", **SETTINGS)
     assert bits(found) == bits(expected(x, w))
+
+
+class Staged(Emulated):
+    """Copies as a real device does, with the driver of tests/native/libcuda.cpp."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=2)
+        self.staging, self.made, self.passes = Staging(0), 0, 0
+
+    def stage(self, blocks):
+        def empty(shape, dtype):
+            self.made += 1
+            return self.empty(shape, dtype)
+
+        self.passes += 1
+        yield from self.staging.staged(blocks, lambda: 0x55, empty, lambda array: array.ctypes.data)
+
+
+def test_a_fit_asks_for_memory_of_copies_once(problem, as_cupy, tmp_path):  # noqa: F811
+    """Page-locked and on the device."""
+    x, w = problem
+    with fake_driver(tmp_path) as fake:
+        device = Staged()
+        as_cupy.__init__(device, PlainScreen(device, PLAIN))
+        device.free = 60_000
+        found = kmeans(ArraySource(x, weight=w), 15, backend="cupy", **SETTINGS)
+        assert bits(found) == bits(expected(x, w))
+        arrays = 3 * (1 if w is None else 2)
+        assert device.passes > 5 and (device.made, fake.held) == (arrays, arrays)
+        as_cupy.__dict__.clear()
+        del device
+        gc.collect()
+        assert fake.held == 0
+
+
+def test_a_plan_counts_memory_of_copies(as_cupy, tmp_path):  # noqa: F811
+    np.save(tmp_path / "x.npy", np.zeros((5000, 20), np.float32))
+    raw = open_input(str(tmp_path / "x.npy"))
+    planned = {}
+    for free in (1 << 30, 60_000):
+        as_cupy.device.free = free
+        planned[free] = plan(raw, Settings(n_clusters=15), Preprocessing(), "x", backend=as_cupy)
+    small, large = planned[60_000], planned[1 << 30]
+    assert large.device.resident and not large.device.locked_bytes
+    assert small.device.locked_bytes == 3 * small.device.batch_rows * (20 * 4 + 8)
+    # Memory of the process itself may differ.
+    assert 0 <= small.memory_bytes - large.memory_bytes - small.device.locked_bytes < 64 << 20
+    assert locked_bytes(1000, 80, LOCKED_BYTES) == 0
 
 
 def test_a_limit_is_kept(as_cupy):  # noqa: F811
@@ -105,49 +162,6 @@ def test_rows_on_the_device_are_shared(problem, as_cupy, monkeypatch):  # noqa: 
     result = expected(x, w)
     np.testing.assert_array_equal(device.fetch(found.labels), result.labels)
     assert bits(found) == bits(result)
-
-
-@pytest.fixture
-def shared(as_cupy, monkeypatch):  # noqa: F811
-    """The device, whose arrays are known for what they are."""
-    device = as_cupy.device
-    for module in ("gpukm.functional", "gpukm.backends.select", "gpukm.estimators.base"):
-        found_on = lambda a: ("cupy", "auto") if device.owns(a) else None  # noqa: E731
-        monkeypatch.setattr(import_module(module), "gpu_array", found_on)
-    return device
-
-
-def test_an_array_on_the_device_is_taken_as_it_is(problem, shared):
-    """By the functions that users call."""
-    x, w = problem
-    placed = shared.place(x)
-    found, result = kmeans(placed, 15, sample_weight=w, **SETTINGS), expected(x, w)
-    assert shared.owns(found.labels) and bits(found) == bits(result)
-    assigned, theirs = (assign(a, result.centroids, sample_weight=w) for a in (placed, x))
-    np.testing.assert_array_equal(assigned.labels, theirs.labels)
-    np.testing.assert_array_equal(assigned.distances, theirs.distances)
-    assert assigned.inertia == theirs.inertia
-    with pytest.raises(ConfigError, match="cosine"):
-        kmeans(placed, 15, metric="cosine")
-
-
-@pytest.mark.parametrize("settings", [{"quality": "best"}, {"init": "k-means++", "n_init": 3}, {"init": "array"}])
-def test_other_ways_to_fit_an_array_on_the_device(shared, settings):
-    x, _ = data(np.float32, False)
-    start = {"init": x[:15].copy()} if settings.get("init") == "array" else {}
-    found, theirs = (kmeans(a, 15, seed=3, watched=True, **{**settings, **start}) for a in (shared.place(x), x))
-    assert bits(found) == bits(theirs)
-
-
-def test_estimators_take_an_array_on_the_device(shared):
-    x, _ = data(np.float32, False)
-    placed = shared.place(x)
-    ours, theirs = (KMeans(15, random_state=0).fit(a) for a in (placed, x))
-    assert shared.owns(ours.labels_)
-    np.testing.assert_array_equal(ours.cluster_centers_, theirs.cluster_centers_)
-    np.testing.assert_array_equal(ours.predict(placed), theirs.predict(x))
-    np.testing.assert_array_equal(ours.transform(placed), theirs.transform(x))
-    assert ours.score(placed) == theirs.score(x)
 
 
 def test_bad_rows_on_the_device_are_refused(as_cupy):  # noqa: F811

@@ -34,10 +34,12 @@ def test_unknown_names():
 
 
 def test_precision():
-    with pytest.raises(ConfigError, match="expected 'exact' or 'fast'"):
+    with pytest.raises(ConfigError, match="expected one of exact, fast, tf32, ieee"):
         select("cpu", precision="quick")
     with pytest.raises(ConfigError, match="precision 'fast' is for GPUs, and backend cpu was chosen"):
         select("cpu", precision="fast")
+    with pytest.raises(ConfigError, match="precision 'tf32' is for GPUs"):
+        select("numpy", precision="tf32")
 
 
 @pytest.mark.parametrize(("backend", "device"), [("cpu", "cuda"), ("numpy", "cuda:1"), ("torch", "cpu")])
