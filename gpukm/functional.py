@@ -14,7 +14,7 @@ from gpukm.backends.base import Frame, Rechecks
 from gpukm.backends.select import Choice, gpu_array, select_for
 from gpukm.core import rng, swaps
 from gpukm.core.exact import exact_sum, to_float
-from gpukm.core.lloyd import LloydState, Problem, finish_shard, iterate
+from gpukm.core.lloyd import Fixed, LloydState, Problem, finish_shard, iterate
 from gpukm.core.pooled import pooled
 from gpukm.core.result import FitResult, IterationRecord, StopReason, on_host
 from gpukm.core.seeding import auto_init, kmeans_plus_plus, random_rows
@@ -621,7 +621,7 @@ def finish(
     executor = problem.executor
     shared = executor.share(centroids)
     final: Final = executor.map_reduce(problem.rows, finish_shard, Final.merge, problem.shared, shared, keep_labels)
-    labels = problem.rows.map(_labels) if keep_labels else []
+    labels = problem.rows.map(_labels, problem.shared, shared) if keep_labels else []
     return FitResult(
         centroids=centroids,
         labels=None if not keep_labels else labels[0] if len(labels) == 1 else np.concatenate(labels),
@@ -638,8 +638,10 @@ def finish(
     )
 
 
-def _labels(shard: Shard) -> Any:
-    """What :meth:`Shard.finish` left."""
+def _labels(shard: Shard, fixed: Fixed, centroids: np.ndarray) -> Any:
+    """What :meth:`Shard.finish` left, or would have left where the shard was opened again since."""
+    if shard.labels is None:
+        finish_shard(shard, fixed, centroids, True)
     return shard.labels
 
 

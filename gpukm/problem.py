@@ -21,6 +21,7 @@ from gpukm.executors.base import Executor, Opener, Placement
 from gpukm.executors.local import LocalExecutor
 from gpukm.sources.base import Source
 from gpukm.sources.blocks import Blocks
+from gpukm.sources.ranges import RowRange, cut
 
 #: Shards that rows are cut into for each worker, so that they can be shared out anew when workers come and go.
 SHARDS_A_WORKER = 4
@@ -116,14 +117,10 @@ def place_there(
     follow = 0 if room is None or hold else room // 8 // (SHARDS_A_WORKER * width)
     more: dict[str, Any] = {"batch_rows": read_rows, "follow_bytes": follow, "spherical": metric == "cosine"}
     if isinstance(rows, Blocks):
-        return executor.place([Stretch(None, choice, i, 0, None, **more) for i in range(len(rows.values))], rows.values)
-    n = 1 if rows.n_rows is None else max(1, min(rows.n_rows, max(n_shards, SHARDS_A_WORKER * width)))
-    cuts = [0] if rows.n_rows is None else [rows.n_rows * i // n for i in range(n)]
+        return executor.place([Stretch(None, choice, i, **more) for i in range(len(rows.values))], rows.values)
+    ranges = cut(rows, max(n_shards, SHARDS_A_WORKER * width), executor)
     return executor.place(
-        [
-            Stretch(rows, choice, i, start, stop, hold=hold, **more)
-            for i, (start, stop) in enumerate(zip(cuts, [*cuts[1:], rows.n_rows], strict=True))
-        ]
+        [Stretch(RowRange(rows, start, stop), choice, i, hold=hold, **more) for i, (start, stop) in enumerate(ranges)]
     )
 
 

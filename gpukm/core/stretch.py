@@ -15,6 +15,7 @@ from gpukm.executors.base import Opener
 from gpukm.sources.array import ArraySource
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.normalized import NormalizedSource
+from gpukm.sources.ranges import RowRange
 
 #: Numbers of rows whose place in the whole is not known stand this far apart from shard to shard.
 _ROWS_APART = 1 << 44
@@ -26,13 +27,11 @@ class Stretch:
 
     Attributes
     ----------
-    source : Source or None
-        Picklable by location; None where the stretch is placed with a value, a Source of these rows alone.
+    rows : RowRange or None
+        None where the stretch is placed with a value, a Source of these rows alone.
     backend : Opener
     number : int
         Which of the shards this is.
-    start, stop : int
-        Source rows; ``stop`` None reads to the end.
     batch_rows : int
         Source rows read at a time, and worked on at a time where they are not held.
     follow_bytes : int
@@ -45,11 +44,9 @@ class Stretch:
         Digest of the rows, of an earlier look: rows that are others now are an error.
     """
 
-    source: Source | None
+    rows: RowRange | None
     backend: Opener
     number: int
-    start: int
-    stop: int | None
     batch_rows: int
     follow_bytes: int = 0
     hold: bool = True
@@ -65,16 +62,17 @@ class Stretch:
             The rows are not those of the earlier look.
         """
         backend: Backend = self.backend.open()
-        source, start, stop, batch_rows = self.source, self.start, self.stop, self.batch_rows
-        if source is None:
+        if self.rows is None:
             source, start, stop = value[0], 0, value[0].n_rows
-            batch_rows = max(stop or 0, 1)
+            batch_rows = max(stop or 0, 1) if source.array() is not None else self.batch_rows
+        else:
+            source, start, stop, batch_rows = self.rows.open(), self.rows.start, self.rows.stop, self.batch_rows
         checked = Checked(source, self.known)
         rows: Source = NormalizedSource(checked, backend) if self.spherical else checked
         # What is in memory already can only gain by being held; a sparse matrix is not.
-        if self.hold if self.source is not None else source.array() is not None:
+        if self.hold if self.rows is not None else source.array() is not None:
             held, numbers = _read(rows, start, stop, batch_rows)
-            if self.source is None:
+            if self.rows is None:
                 first = self.number * _ROWS_APART
                 numbers = range(first, first + held.n_rows)
             shard = Shard(held, backend, batch_rows, number=self.number, row_numbers=numbers)

@@ -18,16 +18,18 @@ def sent(value: Any) -> Any:
 class ScatteredPlacement(Placement):
     """Parts that are opened anew for every step, as after the loss of a worker."""
 
-    def __init__(self, parts: Sequence[Any], seed: int) -> None:
-        self.parts = [pickle.dumps(part) for part in parts]
-        self.seed = seed
+    def __init__(self, parts: Sequence[Any], values: Sequence[Any] | None, seed: int) -> None:
+        self.openers, self.seed = list(parts), seed
+        self._values = [() for _ in parts] if values is None else [(value,) for value in values]
+        self.reopen(parts)
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self._pickled)
 
     def _run(self, number: int, step: Callable[..., Any], *args: Any) -> Any:
         """The first result is lost; the arguments were left as they were, or the second run goes wrong."""
-        shared, (step, *args) = pickle.loads(self.parts[number]).open(), sent((step, *args))
+        opener, values = pickle.loads(self._pickled[number])
+        shared, (step, *args) = opener.open(*values), sent((step, *args))
         step(shared, *args)
         return sent(step(shared, *args))
 
@@ -45,29 +47,46 @@ class ScatteredPlacement(Placement):
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
     ) -> list[Any]:
-        assert cut is None
-        found, merge, choose = self.map(step, *args), sent(merge), random.Random(self.seed)
+        found, merge = self.map(step, *args), sent(merge)
+        if cut is None or pieces == 1:
+            return [self._merged(found, merge)]
+        cuts = [sent(cut(value)) for value in found]
+        return [self._merged([cut[i] for cut in cuts], merge) for i in range(pieces)]
+
+    def _merged(self, found: list[Any], merge: Callable[[Any, Any], Any]) -> Any:
+        """All values as one."""
+        found, choose = list(found), random.Random(self.seed)
         while len(found) > 1:
             a, b = (found.pop(choose.randrange(len(found))) for _ in range(2))
             merge(a, b)
             found.append(sent(merge(a, b)))
-        return found
+        return found[0]
 
     def reopen(self, parts: Sequence[Any]) -> None:
-        self.parts = [pickle.dumps(part) for part in parts]
+        self.openers = list(parts)
+        self._pickled = [pickle.dumps(part) for part in zip(parts, self._values, strict=True)]
 
     def close(self) -> None:
-        self.parts = []
+        self._pickled = []
 
 
 class ScatteredExecutor(Executor):
-    """Pickles whatever goes in and out."""
+    """Pickles whatever goes in and out, shares values anew all the time, and cuts them in pieces."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    chain = 2
+    ahead = True
 
-    def place(self, parts: Sequence[Any]) -> ScatteredPlacement:
-        return ScatteredPlacement(parts, self.seed)
+    def __init__(self, seed: int = 0, room_bytes: int | None = None) -> None:
+        self.seed, self._room_bytes = seed, room_bytes
+
+    def place(self, parts: Sequence[Any], values: Sequence[Any] | None = None) -> ScatteredPlacement:
+        return ScatteredPlacement(parts, values, self.seed)
+
+    def width(self) -> int:
+        return 2
+
+    def room_bytes(self) -> int | None:
+        return self._room_bytes
 
     def share(self, value: Any) -> Any:
         return sent(value)
@@ -79,4 +98,4 @@ class ScatteredExecutor(Executor):
         return handle
 
     def pieces(self, size_bytes: int) -> int:
-        return 1
+        return 3

@@ -1,0 +1,89 @@
+"""Fits whose shards are opened anew for every step, whose steps run twice and merge in any order, keep their bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from gpukm import assign, kmeans
+from tests.conformance.scattered import ScatteredExecutor
+
+K = 20
+
+
+def rows(n: int = 1500, d: int = 6, dtype: Any = np.float32) -> np.ndarray:
+    """Overlapping groups, and rows that are far from all others."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(n, d)) + 3 * rng.integers(0, 3, size=(n, 1))
+    x[:: n // 7] += 100 * rng.normal(size=(len(x[:: n // 7]), d))
+    return x.astype(dtype)
+
+
+#: A start of which most centroids lose their rows, in several pieces of clusters.
+FAR = np.concatenate([rows()[:5], 1000 + np.arange(15.0)[:, None] * np.ones(6)]).astype(np.float32)
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "pooled": {"init": "pooled", "max_iter": 5},
+    "k-means++": {"init": "k-means++", "n_clusters": 7, "max_iter": 4},
+    "random": {"init": "random", "n_init": 2, "max_iter": 4},
+    "array": {"init": rows()[:K]},
+    "empty": {"init": FAR},
+    "cosine": {"metric": "cosine", "max_iter": 5},
+    "cosine with empty clusters": {"metric": "cosine", "init": np.abs(FAR), "max_iter": 5},
+    "best": {"quality": "best", "max_iter": 3, "init": "random", "n_init": 1},
+    "to the end": {"tol": 0.0, "init": rows()[:K]},
+    "one": {"n_clusters": 1},
+    "fewer rows than clusters in a shard": {"n_clusters": 900, "max_iter": 2, "init": rows()[:900]},
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_bits(name: str, weighted: bool) -> None:
+    settings = {"n_clusters": K, "seed": 3, **SETTINGS[name]}
+    x = rows()
+    w = np.random.default_rng(1).integers(0, 3, size=len(x)).astype(float) if weighted else None
+    alone = kmeans(x, sample_weight=w, **settings)
+    there = kmeans(x, sample_weight=w, executor=ScatteredExecutor(), n_shards=3, **settings)
+    assert ("empty" in name) == (alone.history[0].n_empty > 0)
+    assert there.digest() == alone.digest()
+    assert (there.counts == alone.counts).all()
+    assert (there.weights == alone.weights).all()
+    assert there.settings == alone.settings
+    assert [r.shift for r in there.history] == [r.shift for r in alone.history]
+    assert [r.n_empty for r in there.history] == [r.n_empty for r in alone.history]
+
+
+@pytest.mark.parametrize("room", [None, 1000])
+def test_a_path_is_read_where_it_is_worked_on(tmp_path: Path, room: int | None) -> None:
+    np.save(tmp_path / "rows.npy", rows())
+    path = str(tmp_path / "rows.npy")
+    settings: dict[str, Any] = {"init": rows()[:K], "max_iter": 4}
+    there = kmeans(path, K, executor=ScatteredExecutor(room_bytes=room), batch_size=100, **settings)
+    assert there.digest() == kmeans(path, K, **settings).digest()
+
+
+def test_sparse_rows() -> None:
+    x = rows()
+    x[x < 1] = 0
+    sparse = scipy.sparse.csr_matrix(x)
+    settings: dict[str, Any] = {"init": x[:K], "max_iter": 4}
+    w = np.arange(len(x)) % 3
+    assert (
+        kmeans(sparse, K, executor=ScatteredExecutor(), **settings).digest() == kmeans(sparse, K, **settings).digest()
+    )
+    weighted = kmeans(sparse, K, executor=ScatteredExecutor(), sample_weight=w, **settings)
+    assert weighted.digest() == kmeans(x, K, sample_weight=w, **settings).digest()
+
+
+def test_assign() -> None:
+    x, centers = rows(), rows()[:K]
+    alone, there = assign(x, centers), assign(x, centers, executor=ScatteredExecutor())
+    assert there.labels.tobytes() == alone.labels.tobytes()
+    assert there.distances.tobytes() == alone.distances.tobytes()
+    assert there.inertia == alone.inertia
