@@ -50,7 +50,7 @@ def test_bits(name: str, weighted: bool) -> None:
     w = np.random.default_rng(1).integers(0, 3, size=len(x)).astype(float) if weighted else None
     alone = kmeans(x, sample_weight=w, **settings)
     there = kmeans(x, sample_weight=w, executor=ScatteredExecutor(), n_shards=3, **settings)
-    assert ("empty" in name) == (alone.history[0].n_empty > 0)
+    assert "empty" not in name or alone.history[0].n_empty > 0
     assert there.digest() == alone.digest()
     assert (there.counts == alone.counts).all()
     assert (there.weights == alone.weights).all()
