@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +42,8 @@ def parse_condition(text: str) -> Condition:
 class Filtered(Table):
     """Rows of a table that meet every condition, numbered anew from 0.
 
+    Reading begins at the row groups or files that the rows were counted in.
+
     Parameters
     ----------
     table : Table
@@ -51,6 +54,8 @@ class Filtered(Table):
     DataError
         A condition names a column that is not there, or a value its type cannot hold.
     """
+
+    anywhere = False
 
     def __init__(self, table: Table, conditions: Sequence[Condition]) -> None:
         check_columns(table.schema, [c.column for c in conditions], table.location)
@@ -95,6 +100,13 @@ class Filtered(Table):
     def borders(self) -> Sequence[int]:
         """First rows of pieces."""
         return list(accumulate((count or 0 for count in self._counts), initial=self._first))[1:-1]
+
+    def looks(self) -> list[Any]:
+        return [look for table in self._tables for look in (table.looks() if table.n_rows is None else ())]
+
+    def looked(self, found: Sequence[Any]) -> None:
+        for table in self._tables:
+            table.looked(found)
 
     def pieces(self) -> list[Filtered]:
         """What is left of each row group or file."""

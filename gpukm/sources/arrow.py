@@ -49,7 +49,7 @@ class ArrowTable(FilesTable):
             schema = found if schema is None else joined(schema, found, self.files.paths[0], path)
         assert schema is not None  # there is at least one file
         self.schema = schema
-        self.counts = counts
+        self.counts, self.anywhere = counts, None not in counts
         #: A stream does not tell its rows, a file does.
         self.n_rows: int | None = None if None in counts else sum(n for n in counts if n is not None)
         if self.n_rows == 0:

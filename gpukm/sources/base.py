@@ -55,9 +55,12 @@ class Rows(ABC):
     ----------
     n_rows : int or None
         Rows before any are dropped; None while only a pass over the data can tell.
+    anywhere : bool
+        Whether reading may begin at any row; if not, ranges are cut at :meth:`borders` alone.
     """
 
     n_rows: int | None
+    anywhere: bool = True
 
     def part(self, start: int, stop: int | None) -> Self:
         """What serves the rows [start, stop) under the same numbers, and need not serve any other.
@@ -69,6 +72,13 @@ class Rows(ABC):
     def borders(self) -> Sequence[int]:
         """First rows of row groups and files, ascending, beside row 0: where reading begins at no extra cost."""
         return ()
+
+    def looks(self) -> list[Any]:
+        """What has to be looked at before :meth:`pieces` can be made: openers of what has a method ``look``."""
+        return []
+
+    def looked(self, found: Sequence[Any]) -> None:  # noqa: B027 - most have nothing to look at
+        """Learn what was found, in order; nothing at all takes back what was learnt."""
 
     def pieces(self) -> list[Self]:
         """What the rows are counted in, in order: each piece knows its rows' number or is counted by reading it."""

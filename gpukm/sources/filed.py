@@ -95,7 +95,6 @@ class FilesTable(Table):
     def _of(self, kept: Sequence[int], first: int) -> Self:
         """Some of the files, whose rows begin at number ``first``."""
         table = copy(self)
-        table.files = copy(self.files)
-        table.files.paths = [self.files.paths[i] for i in kept]
+        table.files = self.files.only([self.files.paths[i] for i in kept])
         table.counts, table.first = [self.counts[i] for i in kept], first
         return table

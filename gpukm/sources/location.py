@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ class Files:
         if not self.paths:
             raise DataError(f"{shown(location)} holds no file that ends in {', '.join(suffixes)}")
 
+    def only(self, paths: list[str]) -> Files:
+        """Some of the files."""
+        files = copy(self)
+        files.paths = paths
+        return files
+
     def open(self, path: str, **options: Any) -> Any:
         """A seekable binary file; ``options`` go to the file system of a URL.
 
@@ -119,6 +126,11 @@ class Files:
             handle.close()
             raise DataError(f"{shown(path)} is empty (0 bytes); write it again")
         return handle
+
+    def size_bytes(self, path: str) -> int | None:
+        """A file's size; None where the place does not tell."""
+        with self._reaching(path):
+            return Path(path).stat().st_size if self.local else self.filesystem()[0].info(path).get("size")
 
     def filesystem(self) -> tuple[Any, str]:
         """The fsspec file system of a URL, and the path within it."""

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpukm.errors import DataError
-from gpukm.executors.base import Executor, Placement
+from gpukm.executors.base import Executor, Opener, Placement
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.faults import Fault, Unreadable
 from gpukm.sources.table import Table
@@ -63,7 +63,8 @@ def place(executor: Executor, rows: Source | Table, ranges: Sequence[Range]) -> 
 def cut(rows: Source | Table, n: int, executor: Executor) -> tuple[Range, ...]:
     """Cut rows into at most ``n`` ranges, in order.
 
-    Borders are those of row groups and files, as long as no range becomes twice as long as it should be for it.
+    Borders are those of row groups and files, as long as no range becomes twice as long as it should be for it, and
+    they are in any case where reading cannot begin elsewhere.
     Rows of a source that does not know their number are counted first, file by file, and it knows it from then on.
 
     Parameters
@@ -93,20 +94,39 @@ def cut(rows: Source | Table, n: int, executor: Executor) -> tuple[Range, ...]:
         at = bisect_left(borders, wanted)
         near = min(borders[max(at - 1, 0) : at + 1], key=lambda border: abs(border - wanted), default=wanted)
         # Half a range is as far as a cut may move.
-        exact = 2 * abs(near - wanted) * n > n_rows
-        cuts.append(wanted if exact else near)
+        far = 2 * abs(near - wanted) * n > n_rows
+        if rows.anywhere or borders:
+            cuts.append(wanted if far and rows.anywhere else near)
     distinct = sorted(set(cuts) - {n_rows})
     return tuple(zip(distinct, [*distinct[1:], n_rows], strict=True))
 
 
 def count(rows: Source | Table, executor: Executor) -> None:
     """Count the rows of a source that does not know their number, in as many pieces as it can be counted in."""
-    placed = executor.place([RowRange(piece) for piece in rows.pieces()])
+    looks = rows.looks()
+    if looks:
+        rows.looked([outcome.get() for outcome in _each(executor, looks, _look)])
+    found = _each(executor, [RowRange(piece) for piece in rows.pieces()], _count)
+    if looks and any(outcome.error is not None for outcome in found):
+        # The lines of a file are numbered from its beginning, so it is read from there to say what is wrong.
+        rows.looked([])
+        found = _each(executor, [RowRange(piece) for piece in rows.pieces()], _count)
+    # The first error in the order of the files is that of a pass from the beginning.
+    rows.counted([outcome.get() for outcome in found])
+
+
+def _each(executor: Executor, openers: Sequence[Opener], step: Callable[..., Any]) -> list[Outcome]:
+    """What a step makes of each of some parts, in order."""
+    placed = executor.place(openers)
     try:
-        # Errors of reading alone, in the order of the files: the first is that of a pass from the beginning.
-        rows.counted([outcome.get() for outcome in placed.map(_attempted, _count)])
+        return placed.map(_attempted, step)
     finally:
         placed.close()
+
+
+def _look(part: Any) -> Any:
+    """What a part tells before it is read."""
+    return part.look()
 
 
 def over(

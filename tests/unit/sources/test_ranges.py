@@ -71,7 +71,7 @@ def test_rows_that_meet_a_condition_are_counted_and_numbered(tmp_path: Path, n: 
     whole = [(number, batch.to_pydict()) for number, batch in opened().record_batches(["x"], 1)]
     table = opened()
     cuts = cut(table, n, ScatteredExecutor())
-    assert table.n_rows == len(whole) and len(cuts) == min(n, len(whole))
+    assert table.n_rows == len(whole) and len(cuts) == min(n, 12)  # as many as there are row groups
     found = []
     for start, stop in cuts:
         part = pickle.loads(pickle.dumps(RowRange(table, start, stop))).open()
