@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Gpukm, command, environment, tree
+from tests.s3 import REGION, make_bucket, needs_s3
 
 #: Iterations that take long enough to be interrupted, and that never converge early.
 SLOW = ("train", "x.npy", "-k", "64", "--init", "random", "--n-init", "1", "--tol", "0", "--max-iter", "5000")
@@ -75,6 +76,46 @@ def test_a_fit_that_goes_on_ends_with_the_same_bits(tmp_path: Path, numbers: Pat
     assert not (tmp_path / "c").exists()
     if process.returncode == -signal.SIGKILL:
         assert 0 < resumed.data["resumed_from_iteration"] < 40
+
+
+@needs_s3
+def test_a_killed_fit_goes_on_from_an_object_store(
+    tmp_path: Path,
+    numbers: Path,
+    gpukm: Gpukm,
+    s3_endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = "hunter2hunter2"
+    for name, value in (
+        ("AWS_ENDPOINT_URL", s3_endpoint),
+        ("AWS_ACCESS_KEY_ID", "testing"),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+        ("AWS_DEFAULT_REGION", REGION),
+    ):
+        monkeypatch.setenv(name, value)
+    fs = make_bucket(s3_endpoint, "fits")
+    fit = (*SLOW[:-1], "40")
+    undisturbed = gpukm(*fit, "--json")
+    saved = (*fit, "--checkpoint", "s3://fits/a", "--checkpoint-seconds", "0")
+    process = start(tmp_path, *saved)
+    for _ in range(600):
+        fs.invalidate_cache()
+        if fs.exists("fits/a") or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    refused = gpukm(*saved)
+    assert refused.code == 2 and "s3://fits/a of an unfinished fit is there; add --resume" in refused.err
+    resumed = gpukm(*saved, "--resume", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.data["id"] == undisturbed.data["id"]
+    assert 0 < resumed.data["resumed_from_iteration"] < 40
+    fs.invalidate_cache()
+    assert not fs.exists("fits/a")
+    assert secret not in refused.err + resumed.err + resumed.out
 
 
 def test_changed_settings_or_data_are_not_gone_on_with(tmp_path: Path, numbers: Path, gpukm: Gpukm) -> None:

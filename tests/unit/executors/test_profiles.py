@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import json
 import os
+import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -91,6 +93,25 @@ def test_a_wrong_profile_is_told_without_its_values(tmp_path: Path, text: str, w
     with pytest.raises(ConfigError, match=words) as caught:
         read_profile(path, SlurmProfile)
     assert path in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def _readme(name: str) -> str:
+    """The profile that the README shows."""
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    found = re.search(rf"`{name}`:\n\n```toml\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_profiles_of_the_readme_are_read(tmp_path: Path) -> None:
+    slurm = read_profile(write(tmp_path, _readme("slurm.toml")), SlurmProfile)
+    assert (slurm.workers, slurm.jobs, slurm.wait_seconds) == (4, 8, 3600)
+    made = read_kubernetes(write(tmp_path, _readme("kubernetes.toml")))
+    assert made.manifest["spec"]["worker"]["replicas"] == 8
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    for kind in (SlurmProfile, KubernetesProfile):
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"(`|^|or: ){field.name}(`| = )", text, re.MULTILINE), field.name
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
@@ -232,14 +253,15 @@ def _closed(schema: Any) -> Any:
         (("gpus = 1", "gpus = 4"),),
         (("gpus = 1", ""),),
         (("workers = 8", "adapt = { minimum = 1, maximum = 16 }"),),
+        "the README's",
     ],
 )
-def test_a_manifest_is_what_the_operator_expects(tmp_path: Path, changes: tuple[tuple[str, str], ...]) -> None:
+def test_a_manifest_is_what_the_operator_expects(tmp_path: Path, changes: tuple[tuple[str, str], ...] | str) -> None:
     schema = _schema()
     import jsonschema
 
-    text = KUBERNETES
-    for old, new in changes:
+    text = _readme("kubernetes.toml") if isinstance(changes, str) else KUBERNETES
+    for old, new in () if isinstance(changes, str) else changes:
         text = text.replace(old, new)
     made = read_kubernetes(write(tmp_path, text))
     manifest = json.loads(json.dumps(made.manifest))

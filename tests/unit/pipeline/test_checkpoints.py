@@ -19,7 +19,7 @@ from gpukm.core.result import IterationRecord
 from gpukm.errors import ConfigError, SnapshotCorruptError
 from gpukm.pipeline.checkpoints import Checkpoints
 from gpukm.snapshots.files import Files, LocalFiles, RemoteFiles, open_files
-from tests.unit.snapshots.test_remote_store import _needs_s3, _s3_options, s3_endpoint  # noqa: F401
+from tests.s3 import make_bucket, needs_s3, s3_options
 
 _names = itertools.count()
 
@@ -114,17 +114,12 @@ class TestMemory(CheckpointsConformance):
         return open_files(f"memory://checkpoints-{next(_names)}/c")
 
 
-@_needs_s3
+@needs_s3
 class TestS3(CheckpointsConformance):
     @pytest.fixture
-    def files(self, s3_endpoint: str) -> Files:  # noqa: F811
-        import fsspec
-
-        options: dict[str, Any] = _s3_options(s3_endpoint)
-        fs = fsspec.filesystem("s3", **options)
-        if not fs.exists("checkpoints"):
-            fs.mkdir("checkpoints")
-        return open_files(f"s3://checkpoints/{next(_names)}", options)
+    def files(self, s3_endpoint: str) -> Files:
+        make_bucket(s3_endpoint, "checkpoints")
+        return open_files(f"s3://checkpoints/{next(_names)}", s3_options(s3_endpoint))
 
 
 def test_a_folder_of_its_own_is_removed_in_the_end(tmp_path: Path) -> None:

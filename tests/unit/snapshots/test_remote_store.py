@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -17,6 +14,7 @@ from gpukm.errors import ConfigError
 from gpukm.snapshots import Store
 from gpukm.snapshots.files import RemoteFiles
 from tests.conformance.store import StoreConformance, make_content, nearest
+from tests.s3 import make_bucket, needs_s3, s3_options
 
 _names = itertools.count()
 
@@ -27,49 +25,22 @@ class TestMemoryStore(StoreConformance):
         return f"memory://snapshots-{next(_names)}/store"
 
 
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def _s3_options(endpoint: str) -> dict[str, Any]:
-    return {
-        "key": "testing",
-        "secret": "testing",
-        "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
-    }
-
-
-_needs_s3 = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("s3fs", "moto", "flask")),
-    reason="s3fs and moto[server] are not installed",
-)
-
-
-@_needs_s3
+@needs_s3
 class TestS3Store(StoreConformance):
     @pytest.fixture
     def options(self, s3_endpoint: str) -> dict[str, Any]:
-        return _s3_options(s3_endpoint)
+        return s3_options(s3_endpoint)
 
     @pytest.fixture
-    def location(self, options: dict[str, Any]) -> str:
-        fs = fsspec.filesystem("s3", **options)
-        if not fs.exists("bucket"):
-            fs.mkdir("bucket")
+    def location(self, s3_endpoint: str) -> str:
+        make_bucket(s3_endpoint, "bucket")
         return f"s3://bucket/{next(_names)}/store"
 
 
-@_needs_s3
+@needs_s3
 def test_a_missing_bucket_is_named_before_any_work(s3_endpoint: str) -> None:
     with pytest.raises(ConfigError, match="there is no bucket 'nowhere'"):
-        Store.open("s3://nowhere/store", create=True, storage_options=_s3_options(s3_endpoint))
+        Store.open("s3://nowhere/store", create=True, storage_options=s3_options(s3_endpoint))
 
 
 @pytest.mark.parametrize("url", ["http://example.invalid/store", "simplecache::memory://cached/store"])
