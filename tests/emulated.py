@@ -34,3 +34,15 @@ def as_cupy(monkeypatch: pytest.MonkeyPatch) -> GpuBackend:
     monkeypatch.setattr(module, "probe", lambda: [*(p for p in probe() if p[0] != "cupy"), ("cupy", True, "emulated")])
     monkeypatch.setattr(module, "_make", made)
     return backend
+
+
+@pytest.fixture
+def shared(as_cupy: GpuBackend, monkeypatch: pytest.MonkeyPatch) -> Emulated:
+    """The device, whose arrays are known for what they are."""
+    device = as_cupy.device
+    as_cupy.name = "cupy"
+    for module in ("gpukm.functional", "gpukm.backends.select", "gpukm.estimators.base", "gpukm.batched"):
+        found_on = lambda a: ("cupy", "auto") if device.owns(a) else None  # noqa: E731
+        monkeypatch.setattr(import_module(module), "gpu_array", found_on)
+    assert isinstance(device, Emulated)
+    return device

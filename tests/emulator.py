@@ -182,9 +182,12 @@ class Array(np.ndarray):
     """An array of the emulated device; views of it are as well."""
 
     memory: Memory | None
+    #: Bits of bfloat16, which NumPy does not have, are held as uint16.
+    brain: bool
 
     def __array_finalize__(self, other: Any) -> None:
         self.memory = getattr(other, "memory", None)
+        self.brain = getattr(other, "brain", False)
 
 
 class Emulated(Device):
@@ -248,8 +251,22 @@ class Emulated(Device):
         high = array.ctypes.data + sum(max(end, 0) for end in ends) + array.itemsize
         return not array.size or array.memory.holds(low, high - low)
 
+    def kind(self, array: Any) -> str:
+        return "bfloat16" if array.brain else array.dtype.name
+
     def dtype(self, array: Any) -> np.dtype:
+        if array.brain:
+            raise TypeError("NumPy has no type for arrays of bfloat16")
         return array.dtype
+
+    def place_bfloat16(self, array: np.ndarray) -> Array:
+        """Values of float32 that bfloat16 holds."""
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        if (bits & 0xFFFF).any():
+            raise ValueError("these values are not bfloat16's")
+        made = self.place((bits >> 16).astype(np.uint16))
+        made.brain = True
+        return made
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
@@ -278,9 +295,8 @@ class Emulated(Device):
         out[...] = array
         return out
 
-    def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
+    def launch(self, kernel: str, row: str, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
         file, _, name = kernel.partition(".")
-        row = np.dtype(row).name
         if row not in cuda.ROWS:
             raise TypeError(f"{kernel}: no kernel takes rows of {row}")
         known = signatures(self._folder, file)
@@ -333,11 +349,12 @@ class Emulated(Device):
         if not argument.flags.c_contiguous:
             raise TypeError(f"{what} is not C-contiguous")
         if parameter.type != "void":
-            expected = row if parameter.type == "row_t" else POINTEES.get(parameter.type)
+            wide = "float64" if row == "float64" else "float32"
+            expected = {"row_t": row, "wide_t": wide}.get(parameter.type, POINTEES.get(parameter.type))
             if expected is None:
                 raise TypeError(f"{what} points to {parameter.type}, which no array holds")
-            if argument.dtype != np.dtype(expected):
-                raise TypeError(f"{what} points to {parameter.type}, {expected}, not {argument.dtype}")
+            if self.kind(argument) != expected:
+                raise TypeError(f"{what} points to {parameter.type}, {expected}, not {self.kind(argument)}")
         return ctypes.c_void_p(argument.ctypes.data)
 
 

@@ -191,7 +191,7 @@ class Cascade:
 
     def repack(self, packed: Packed) -> None:
         """Pack centroids again that have changed on the device, in the same order."""
-        (k, d), row = packed.centroids.shape, self._device.dtype(packed.centroids)
+        (k, d), row = packed.centroids.shape, self._device.kind(packed.centroids)
         self._round(packed.centroids, packed, packed.rounded, packed.order, packed.half_norms)
         self._device.launch(
             "round.tile_bounds", row, self._device.blocks(-(-len(packed.largest) // _THREADS)), _THREADS,
@@ -222,7 +222,7 @@ class Cascade:
         (n, d), mode = x.shape, self._screen.mode
         kernel = "round.round_half" if mode.stored == "float16" else "round.round_single"
         self._device.launch(
-            kernel, self._device.dtype(x), self._device.blocks(-(-n // (_THREADS // 32))), _THREADS, x, packed.center,
+            kernel, self._device.kind(x), self._device.blocks(-(-n // (_THREADS // 32))), _THREADS, x, packed.center,
             packed.scale, order, to.values, to.norms, to.residuals, half_norms, n, d, -(-d // PAD) * PAD,
         )  # fmt: skip
 
@@ -279,7 +279,7 @@ class Cascade:
 
         def launch(kernel: str, *args: Any) -> None:
             """A kernel of ``decide.cu``."""
-            self._device.launch(kernel, self._device.dtype(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
+            self._device.launch(kernel, self._device.kind(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
         if second is None and not self.certify:
             self._screen.screen(x, *self._as_if_exact(rows, packed), labels, lists, stop, False)
@@ -299,7 +299,7 @@ class Cascade:
     def clear(self, lists: Lists, x: Any, counters: Any) -> None:
         """Empty lists of rows x, and count what they held, in ``counters`` unless that is None."""
         self._device.launch(
-            "loop.clear", self._device.dtype(x), 1, 1, lists.n_rows, lists.n_pairs, lists.room, counters, lists.tally
+            "loop.clear", self._device.kind(x), 1, 1, lists.n_rows, lists.n_pairs, lists.room, counters, lists.tally
         )
 
     def _as_if_exact(self, rows: Rounded, packed: Packed) -> tuple[Rounded, Packed]:

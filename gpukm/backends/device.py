@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+#: Types of rows that become float32 where they are read.
+SHORT = ("float16", "bfloat16")
+
 
 class Device(ABC):
     """A device as one library sees it. Arrays are that library's own, C-contiguous, and can be sliced by rows.
@@ -37,7 +40,21 @@ class Device(ABC):
 
     @abstractmethod
     def dtype(self, array: Any) -> np.dtype:
-        """Its type of numbers."""
+        """Its type of numbers.
+
+        Raises
+        ------
+        TypeError
+            NumPy has none such, as for bfloat16.
+        """
+
+    def kind(self, array: Any) -> str:
+        """The name of its type of numbers, which NumPy need not have."""
+        return self.dtype(array).name
+
+    def wide(self, array: Any) -> np.dtype:
+        """The type of what is made of such rows: float32 for those of 16 bits."""
+        return np.dtype(np.float32) if self.kind(array) in SHORT else self.dtype(array)
 
     def adopt(self, array: Any) -> Any:
         """Another library's array on this device as one of this library, over the same memory.
@@ -68,15 +85,15 @@ class Device(ABC):
         """Copy to the host, once all work before is done."""
 
     @abstractmethod
-    def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
+    def launch(self, kernel: str, row: str, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
         """Put a kernel of :mod:`gpukm_kernels.cuda` into the current stream.
 
         Parameters
         ----------
         kernel : str
             ``file.function``.
-        row : dtype
-            Type of the rows that it is compiled for.
+        row : str
+            Type of the rows that it is compiled for, as of :meth:`kind`.
         blocks, threads : int
             Blocks, and threads in each.
         *args

@@ -14,10 +14,11 @@ from gpukm.backends import gpu_batch
 from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool, Rechecks
 from gpukm.backends.batch import Fits, Problems
 from gpukm.backends.cascade import CHUNK_ROWS, Cascade, Packed, Rounded, Screen
-from gpukm.backends.device import Device
+from gpukm.backends.device import SHORT, Device
 from gpukm.backends.gpu_loop import Loop
 from gpukm.backends.gpu_memory import Shape, room
 from gpukm.backends.gpu_pool import GpuPool
+from gpukm.backends.gpu_rows import fetch as rows_on_host
 from gpukm.backends.gpu_rows import gather
 from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.backends.matrix_screen import MatrixScreen
@@ -106,7 +107,9 @@ class GpuBackend(Backend):
         return room(self.device.free_bytes(), self._limit_bytes)
 
     def fetch(self, array: Any) -> np.ndarray:
-        return array if isinstance(array, np.ndarray) and not self.device.owns(array) else self.device.fetch(array)
+        if isinstance(array, np.ndarray) and not self.device.owns(array):
+            return array
+        return rows_on_host(self.device, array) if self.device.kind(array) in SHORT else self.device.fetch(array)
 
     def zeros(self, n: int, dtype: Any) -> Any:
         return self.device.zeros(n, dtype)
@@ -183,10 +186,10 @@ class GpuBackend(Backend):
             out, largest = self.device.empty(n, np.float64), self.device.zeros(1, np.uint64)
             w, own = (None if v is None else self._on(v[part]) for v in (weight, labels))
             self._distances(rows[part], w, c, own, out, largest)
-            total += self._sum(out, int(self.device.fetch(largest)[0]), self.device.dtype(rows))
+            total += self._sum(out, int(self.device.fetch(largest)[0]), self.device.kind(rows))
         return total << _UNIT_BITS
 
-    def _sum(self, values: Any, largest: int, row: np.dtype) -> int:
+    def _sum(self, values: Any, largest: int, row: str) -> int:
         """Exact sum of values >= 0 in units of 2^-1074, ``largest`` being the bits of the largest."""
         if largest >= _INFINITE:
             raise ValueError("exact sums need finite values")
@@ -323,7 +326,7 @@ class GpuBackend(Backend):
         """A kernel of ``draws.cu``."""
         values, w = self._on(nearest), None if weight is None else self._on(weight)
         scale = float(np.ldexp(1.0, exponent))
-        self.device.launch(f"draws.{kernel}", np.float64, self.device.blocks(blocks), _THREADS, values, w, scale, *args)
+        self.device.launch(f"draws.{kernel}", "float64", self.device.blocks(blocks), _THREADS, values, w, scale, *args)
 
     def takes(self, n_samples: np.ndarray, n_features: int, n_clusters: int) -> np.ndarray:
         return gpu_batch.takes(self.device, self._room(), n_samples, n_features, n_clusters)
@@ -351,7 +354,7 @@ class GpuBackend(Backend):
 
     def _launch(self, kernel: str, rows: Any, blocks: int, *args: Any) -> None:
         """A kernel for the type of ``rows``, with at most so many blocks as fill the device."""
-        self.device.launch(kernel, self.device.dtype(rows), self.device.blocks(blocks), _THREADS, *args)
+        self.device.launch(kernel, self.device.kind(rows), self.device.blocks(blocks), _THREADS, *args)
 
 
 def _from_sortable(bits: np.ndarray) -> np.ndarray:

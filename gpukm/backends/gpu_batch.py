@@ -117,7 +117,18 @@ def _solve(device: Device, problems: Problems, chosen: np.ndarray, fits: Fits, c
     placed = [array if array is None or device.owns(array) else device.place(array) for array in given]
     shape, shared = (n_problems, d, k), 8 * size + tile * d * row.itemsize
     device.launch(
-        "batch.solve", row, n_problems, threads, *placed, *shape, *rules, capacity, tile, *room, *results, shared=shared
+        "batch.solve",
+        device.kind(placed[0]),
+        n_problems,
+        threads,
+        *placed,
+        *shape,
+        *rules,
+        capacity,
+        tile,
+        *room,
+        *results,
+        shared=shared,
     )
     centroids, labels, numbers, facts, counts, weights, constant, history = map(device.fetch, results)
     fits.solved[to], fits.n_iter[to], fits.best_init[to], fits.n_rechecked[to], fits.stop[to] = facts.T

@@ -95,7 +95,7 @@ class Follow:
         ``before`` are the labels of the call before, ``shifts`` (k,) float64 D of what centroids have moved since, and
         ``counters[1]``, uint64, grows by the rows that D decided.
         """
-        row, k = self._device.dtype(x), len(self._packed.centroids)
+        row, k = self._device.kind(x), len(self._packed.centroids)
         self._cascade.repack(self._packed)
         blocks = self._device.blocks(-(-self._groups // (_THREADS // 32)))
         self._device.launch(
@@ -108,7 +108,7 @@ class Follow:
     def _assign(self, rows: slice, x: Any, before: Any, labels: Any, lists: Lists, counters: Any, stop: Any) -> None:
         """One chunk."""
         device, (n, d), packed, groups = self._device, x.shape, self._packed, self._groups
-        row, k = device.dtype(x), len(packed.centroids)
+        row, k = device.kind(x), len(packed.centroids)
         rounded, lower = self._rounded.part(rows), self._lower[rows]
         listed, own = (lists.rows, lists.n_rows), self._own
         pairs = lists.places, lists.centroids, lists.n_pairs, lists.room

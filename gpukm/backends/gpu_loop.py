@@ -153,7 +153,7 @@ class Loop:
     def _iterate(self, tolerance: float, history: Any) -> None:
         """Put one iteration into the stream; it does nothing once there is a reason to stop."""
         device, sums, (k, d) = self._device, self._sums, self._packed.centroids.shape
-        row = device.dtype(self._x)
+        row = device.kind(self._x)
         if self._follow is None:
             self._cascade.repack(self._packed)
             self._cascade.assign(

@@ -70,7 +70,7 @@ class GpuPool(Pool):
         if not len(rows):
             return
         device, (n, d) = self._device, self.x.shape
-        points = device.empty((len(rows), d), device.dtype(self.x))
+        points = device.empty((len(rows), d), device.wide(self.x))
         self._launch(
             "rows.gather", len(rows) * d, self.x, device.place(np.ascontiguousarray(rows)), points, len(rows), d
         )
@@ -140,7 +140,7 @@ class GpuPool(Pool):
         found, over = 0, 0
         while not over:
             device.launch(
-                "pool.choose", device.dtype(self.x), 1, _CHOOSERS, self._nearest, self._labels, self._weight, scale,
+                "pool.choose", device.kind(self.x), 1, _CHOOSERS, self._nearest, self._labels, self._weight, scale,
                 *lists, chosen, state, m, first, most, enough, _STEPS,
             )  # fmt: skip
             found, _, over = device.fetch(state).tolist()
@@ -152,4 +152,4 @@ class GpuPool(Pool):
     def _launch(self, kernel: str, threads: int, *args: Any) -> None:
         """A kernel for so many threads, or as many as fill the device."""
         device = self._device
-        device.launch(kernel, device.dtype(self.x), device.blocks(-(-threads // _THREADS)), _THREADS, *args)
+        device.launch(kernel, device.kind(self.x), device.blocks(-(-threads // _THREADS)), _THREADS, *args)

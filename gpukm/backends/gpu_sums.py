@@ -54,7 +54,7 @@ class Adder:
         rows ``alone`` may be made anew.
         """
         device, (n, d), k = self._device, x.shape, self._k
-        row = device.dtype(x)
+        row = device.kind(x)
 
         def launch(kernel: str, pieces: int, *args: Any) -> None:
             """A kernel, with as many blocks as fill the device at most."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gpukm_kernels.screening import SHARED_KIB, Mode
 
 from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
@@ -58,7 +57,7 @@ class MatrixScreen(Screen):
         pieces, resident = self._pieces(pitch)
         # Compiled once: nothing in it depends on the type of rows.
         self._device.launch(
-            kernel, np.float32, blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values, packed.half_norms,
+            kernel, "float32", blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values, packed.half_norms,
             packed.largest, packed.residual, packed.order, *packed.errors, *args, pitch, int(resident),
             shared=_HALF_NORMS + (_STAGES + pieces) * _PIECE,
         )  # fmt: skip

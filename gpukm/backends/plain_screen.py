@@ -38,7 +38,7 @@ class PlainScreen(Screen):
         """What both kernels are given, and what each is besides."""
         blocks = min(-(-len(x) // 64), 8 * self._device.processors)
         self._device.launch(
-            kernel, self._device.dtype(x), blocks, 256, x, packed.center, packed.scale, rows.norms, rows.residuals,
+            kernel, self._device.kind(x), blocks, 256, x, packed.center, packed.scale, rows.norms, rows.residuals,
             packed.rounded.values, packed.half_norms, packed.largest, packed.residual, packed.order, *packed.errors,
             *args,
         )  # fmt: skip

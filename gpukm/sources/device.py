@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gpukm_kernels.cuda import ROWS
 
 from gpukm.errors import DataError
 from gpukm.sources.array import check_weights
@@ -23,7 +24,7 @@ class DeviceSource(Source):
     Parameters
     ----------
     x : array of shape (n_samples, n_features)
-        Of the device's library, float32 or float64, C-contiguous.
+        Of the device's library, C-contiguous: float32, float64, or float16 or bfloat16, which kernels read as float32.
     device : Device
     weight : array of shape (n_samples,) or None
         Sample weights, on the host.
@@ -32,24 +33,26 @@ class DeviceSource(Source):
     def __init__(self, x: Any, device: Device, weight: Any = None) -> None:
         if len(x.shape) != 2 or not x.shape[1]:
             raise DataError(f"the data has shape {tuple(x.shape)}, expected a matrix (rows, features)")
-        dtype = device.dtype(x)
-        if dtype not in (np.float32, np.float64):
+        if device.kind(x) not in ROWS:
             raise DataError(
-                f"the data on {device.name} has dtype {dtype}, expected float32 or float64; convert it there"
+                f"the data on {device.name} has dtype {device.kind(x)}, expected one of {', '.join(ROWS)}; "
+                "convert it there"
             )
         self.x, self.device = x, device
-        self.dtype, self.names = dtype, None
+        self.dtype, self.names = device.wide(x), None
         self.n_rows: int = int(x.shape[0])
         self.n_features = int(x.shape[1])
         self.weight = None if weight is None else check_weights(weight, self.n_rows)
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Copies of consecutive rows on the host."""
+        from gpukm.backends.gpu_rows import fetch
+
         end = len(self.x) if stop is None else min(stop, len(self.x))
         for first in range(start, end, rows):
             part = slice(first, min(first + rows, end))
             weight = None if self.weight is None else self.weight[part]
-            yield Batch(self.device.fetch(self.x[part]), first, part.stop - first, weight=weight)
+            yield Batch(fetch(self.device, self.x[part]), first, part.stop - first, weight=weight)
 
     def normalised(self) -> DeviceSource:
         """Rows at length one, a copy on the device.

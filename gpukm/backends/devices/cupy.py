@@ -92,10 +92,8 @@ class CupyDevice(Device):
             out[...] = array.get()
             return out
 
-    def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
-        driver.launch(
-            kernel, np.dtype(row).name, self._index, self._stream(), blocks, threads, args, self._memory, shared=shared
-        )
+    def launch(self, kernel: str, row: str, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
+        driver.launch(kernel, row, self._index, self._stream(), blocks, threads, args, self._memory, shared=shared)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         with self.here():

@@ -84,8 +84,11 @@ class TorchDevice(Device):
     def owns(self, array: Any) -> bool:
         return isinstance(array, self._torch.Tensor) and str(array.device) == self.name
 
+    def kind(self, array: Any) -> str:
+        return str(array.dtype).removeprefix("torch.")
+
     def dtype(self, array: Any) -> np.dtype:
-        name = str(array.dtype).removeprefix("torch.")
+        name = self.kind(array)
         try:
             return np.dtype(name)
         except TypeError:
@@ -115,10 +118,8 @@ class TorchDevice(Device):
             self._host(out).copy_(self._signed(array.detach()))
         return out
 
-    def launch(self, kernel: str, row: Any, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
-        driver.launch(
-            kernel, np.dtype(row).name, self._index, self._stream(), blocks, threads, args, self._memory, shared=shared
-        )
+    def launch(self, kernel: str, row: str, blocks: int, threads: int, *args: Any, shared: int = 0) -> None:
+        driver.launch(kernel, row, self._index, self._stream(), blocks, threads, args, self._memory, shared=shared)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         cuda = self._torch.cuda
@@ -241,4 +242,4 @@ class TorchDevice(Device):
             raise TypeError(f"a kernel was given {where}, expected a tensor on {self.name}")
         if not array.is_contiguous():
             raise ValueError("a kernel was given a tensor that is not contiguous, expected rows one after another")
-        return array.data_ptr(), self.dtype(array).str[1:]
+        return array.data_ptr(), "bf2" if self.kind(array) == "bfloat16" else self.dtype(array).str[1:]

@@ -1,6 +1,7 @@
 """CUDA C++ kernels: where they are, and what a launcher must know of them.
 
-A ``.cu`` file is compiled once for each type of rows, which it calls ``row_t`` (``-DGPUKM_ROW=float``). A kernel is
+A ``.cu`` file is compiled once for each type of rows, which it calls ``row_t`` (``-DGPUKM_ROW=float``); centroids and
+copies of rows are of its ``wide_t``, float32 where rows have 16 bits. A kernel is
 named by its file and its function, ``exact.distances``; nothing of CUDA is needed to ask for its parameters.
 """
 
@@ -14,8 +15,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 #: Options of every compiler: contraction would round once where a definition rounds twice.
 OPTIONS = ("-std=c++17", "--fmad=false", f"-I{FOLDER}")
-#: What rows are made of, by NumPy's name of the type.
-ROWS = {"float32": "float", "float64": "double"}
+#: What rows are made of, by the name of the type.
+ROWS = {"float32": "float", "float64": "double", "float16": "gpukm_half", "bfloat16": "gpukm_brain"}
+#: What is made of such rows, ``wide_t``.
+WIDE = {"float": "float", "double": "double", "gpukm_half": "float", "gpukm_brain": "float"}
 
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(([^)]*)\)')
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)

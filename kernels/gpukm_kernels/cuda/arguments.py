@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from gpukm_kernels.cuda import VALUES, Parameter
+from gpukm_kernels.cuda import VALUES, WIDE, Parameter
 
 #: What arrays a pointer may be given, by NumPy's letters; other types take any. A kernel knows numbers of 16 bits by
 #: their bits, and bytes are memory for anything.
@@ -24,6 +24,8 @@ _HELD = {
     "unsigned long long": "i8 u8",
     "float": "f4",
     "double": "f8",
+    "gpukm_half": "f2",
+    "gpukm_brain": "bf2",
 }
 
 
@@ -44,9 +46,9 @@ def pack(
     args : sequence
         Arrays, None for a null pointer, or numbers.
     row : str
-        What ``row_t`` is, ``float`` or ``double``.
+        What ``row_t`` is, one of the values of :data:`gpukm_kernels.cuda.ROWS`.
     memory_of : callable
-        Address of an array's first element and its type by NumPy's letters, ``f4``.
+        Address of an array's first element and its type by NumPy's letters, ``f4``; ``bf2`` for bfloat16.
 
     Returns
     -------
@@ -63,11 +65,11 @@ def pack(
     if len(args) != len(signature):
         names = ", ".join(parameter.name for parameter in signature)
         raise TypeError(f"{kernel} was given {len(args)} arguments, expected {len(signature)}: {names}")
-    values = []
+    values, own = [], {"row_t": row, "wide_t": WIDE.get(row, row)}
     for parameter, arg in zip(signature, args, strict=True):
         where = f"{kernel}: {parameter.name}"
         if parameter.pointer:
-            values.append(_pointer(where, row if parameter.type == "row_t" else parameter.type, arg, memory_of))
+            values.append(_pointer(where, own.get(parameter.type, parameter.type), arg, memory_of))
         else:
             values.append(_number(where, parameter.type, arg))
     return values

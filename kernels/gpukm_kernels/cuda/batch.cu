@@ -55,7 +55,7 @@ __device__ inline Made iterate(const Rows& rows, Clusters& c, int max_iter, doub
 
 // Problem p has `sizes[p]` rows from `firsts[p]` on, n_rows in all; `start` and `weight` may be null. `tile` is how
 // many centroids shared memory has room for, beside the power of two not below k of numbers in float64. Memory to work
-// in has no particular values: `columns` as x; `values`, `own`, an entry a row; `sums` (n_problems, 2 k d + 3 k);
+// in has no particular values: `columns` of the shape of x; `values`, `own`, an entry a row; `sums` (n_problems, 2 k d + 3 k);
 // `features` (n_problems, 3 d + the power of two not below d); `places` (n_problems, 4 k); `lines` as `history`.
 //
 // Results are those of gpukm.backends.batch.Fits, and `history` (n_problems, capacity, 4). `numbers` (n_problems, 2)
@@ -63,9 +63,9 @@ __device__ inline Made iterate(const Rows& rows, Clusters& c, int max_iter, doub
 // start, rows rechecked, and why it stopped.
 extern "C" __global__ void __launch_bounds__(256, 2)
     solve(const row_t* x, const double* weight, const long long* firsts, const int* sizes,
-          const unsigned long long* seeds, const row_t* start, int n_problems, int d, int k, int trials, int n_init,
-          int max_iter, double tol, int spherical, int capacity, int tile, row_t* columns, double* values, int* own,
-          row_t* centers, long long* sums, double* features, int* places, double* lines, row_t* centroids, int* labels,
+          const unsigned long long* seeds, const wide_t* start, int n_problems, int d, int k, int trials, int n_init,
+          int max_iter, double tol, int spherical, int capacity, int tile, wide_t* columns, double* values, int* own,
+          wide_t* centers, long long* sums, double* features, int* places, double* lines, wide_t* centroids, int* labels,
           double* numbers, long long* facts, long long* counts, double* weights, unsigned char* constant,
           double* history) {
   __shared__ Block block;

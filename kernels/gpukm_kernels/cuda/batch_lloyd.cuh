@@ -5,7 +5,7 @@
 // Centroids, and integer sums of their rows as of update.cu; in global memory, where the hardware adds 64 bits at once.
 struct Clusters {
   int k, size;  // and the power of two not below k
-  row_t* centers;
+  wide_t* centers;
   long long *high, *low, *counts, *weight_high, *weight_low;
   int *empty, *moved;  // clusters, and the rows that go there
 
@@ -18,14 +18,14 @@ __device__ inline double* tree() {
   GPUKM_SHARED(double, shared);
   return shared;
 }
-__device__ inline row_t* tile_of(const Clusters& c) {
+__device__ inline wide_t* tile_of(const Clusters& c) {
   GPUKM_SHARED(double, shared);
-  return reinterpret_cast<row_t*>(shared + c.size);
+  return reinterpret_cast<wide_t*>(shared + c.size);
 }
 
 // Scores of float32 rows: squared differences in float32. kernels/README.md has the bound, which float64 would not
 // need.
-constexpr bool kScreens = sizeof(row_t) == 4;
+constexpr bool kScreens = sizeof(wide_t) == 4;
 constexpr int kCenters = 4;
 struct Margins {
   float less, more, tiny;
@@ -37,12 +37,12 @@ struct Margins {
 };
 
 // Scores of a row against up to kCenters centroids that follow each other.
-__device__ inline void scores(const row_t* column, int n, const row_t* c, int count, int d, float (&s)[kCenters]) {
-  const row_t* at[kCenters];
+__device__ inline void scores(const wide_t* column, int n, const wide_t* c, int count, int d, float (&s)[kCenters]) {
+  const wide_t* at[kCenters];
 #pragma unroll
   for (int l = 0; l < kCenters; ++l) s[l] = 0.0f, at[l] = c + min(l, count - 1) * d;
   for (int f = 0; f < d; ++f) {
-    const row_t x = column[f * n];
+    const wide_t x = column[f * n];
 #pragma unroll
     for (int l = 0; l < kCenters; ++l) {
       const float difference = float(x - at[l][f]);
@@ -90,13 +90,13 @@ __device__ __noinline__ void move(const Rows& rows, const Clusters& c, int i, in
 __device__ __noinline__ long long assign(const Rows& rows, Clusters& c, long long* rechecked, Block& block) {
   const int n = rows.n, d = rows.d;
   const Margins margins(d);
-  const row_t* const tile = tile_of(c);
+  const wide_t* const tile = tile_of(c);
   unsigned long long moved = 0, opened = 0;
   c.first = -1;
   for (int begin = 0; begin < n; begin += blockDim.x) {
     const int i = begin + threadIdx.x;
     const bool there = i < n;
-    const row_t* column = rows.columns + (there ? i : n - 1);
+    const wide_t* column = rows.columns + (there ? i : n - 1);
     int label = 0;
     bool open = there && !kScreens;
     float limit = 0.0f;
@@ -259,12 +259,12 @@ __device__ __noinline__ double update(const Rows& rows, const Clusters& c, bool 
       divisor = sqrt(lane_tree(square));
     }
     for (int f = lane; f < d && at < c.k; f += 8) {
-      const row_t old = c.centers[j * d + f];
-      const row_t now = w > 0 && divisor > 0 ? row_t(sum_of(rows, c, j, f, &any) / divisor) : old;
+      const wide_t old = c.centers[j * d + f];
+      const wide_t now = w > 0 && divisor > 0 ? wide_t(sum_of(rows, c, j, f, &any) / divisor) : old;
       const double difference = double(now) - double(old);
       shift += difference * difference;
       // Zeros of either sign compare equal, and their bits differ.
-      differs |= now != old || (now == row_t(0) && signbit(double(now)) != signbit(double(old)));
+      differs |= now != old || (now == wide_t(0) && signbit(double(now)) != signbit(double(old)));
       c.centers[j * d + f] = now;
     }
     shift = lane_tree(shift);

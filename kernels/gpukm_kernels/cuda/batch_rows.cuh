@@ -13,7 +13,7 @@ struct Rows {
   int n, d;
   const row_t* x;
   const double* weight;  // or null
-  row_t* columns;
+  wide_t* columns;
   double *values, *reference, *scales, *units, *work;
   int* own;
 
@@ -72,8 +72,8 @@ __device__ inline double value_of(unsigned long long key) {
 
 // The median of n <= kHead numbers, the mean of the middle two where n is even; by a warp. Bits of the lower middle one
 // are found from the top down, by counting the numbers below.
-__device__ inline double median(const row_t* column, int n) {
-  typedef decltype(key_of(row_t())) Key;
+__device__ inline double median(const wide_t* column, int n) {
+  typedef decltype(key_of(wide_t())) Key;
   constexpr int bits = 8 * int(sizeof(Key)), most = kHead / 32;
   const int lane = threadIdx.x & 31, rank = (n - 1) / 2;
   Key keys[most];
@@ -120,7 +120,7 @@ __device__ __noinline__ bool look(Rows& rows, unsigned char* constant, Block& bl
 
   bool bad = false;
   for (int f = threadIdx.x >> 5; f < d; f += blockDim.x >> 5) {
-    const row_t* column = rows.columns + f * n;
+    const wide_t* column = rows.columns + f * n;
     double low = infinity(), high = -infinity();
     for (int i = lane; i < n; i += 32) {
       const double v = double(column[i]);
@@ -132,7 +132,7 @@ __device__ __noinline__ bool look(Rows& rows, unsigned char* constant, Block& bl
       low = fmin(low, __shfl_xor_sync(kAll, low, step));
       high = fmax(high, __shfl_xor_sync(kAll, high, step));
     }
-    const double middle = double(row_t(median(column, min(n, kHead))));
+    const double middle = double(wide_t(median(column, min(n, kHead))));
     if (lane == 0) {
       const double largest = fmax(fabs(low), fabs(high)), most = largest * rows.total_weight;
       bad |= !(most < infinity());

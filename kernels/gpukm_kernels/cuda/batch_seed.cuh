@@ -114,7 +114,7 @@ __device__ __noinline__ int plus_plus(const Rows& rows, int k, int trials, unsig
 }
 
 // Draws starting centroids; without trials they are rows drawn at random.
-__device__ inline void start_from(const Rows& rows, int k, int trials, unsigned long long seed, row_t* centers,
+__device__ inline void start_from(const Rows& rows, int k, int trials, unsigned long long seed, wide_t* centers,
                                   int* chosen, int* tried, Block& block) {
   int made = min(k, rows.positive);
   if (made < k || trials == 0)

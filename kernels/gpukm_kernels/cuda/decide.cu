@@ -26,7 +26,7 @@ extern "C" __global__ void begin(const long long* listed, const unsigned long lo
 }
 
 // D of every pair, and the smallest of each row.
-extern "C" __global__ void measure(const row_t* x, const row_t* c, const long long* listed, const int* pair_places,
+extern "C" __global__ void measure(const row_t* x, const wide_t* c, const long long* listed, const int* pair_places,
                                    const int* pair_centroids, const unsigned long long* n_pairs, long long room,
                                    double* distances, unsigned long long* best, int d) {
   const long long n = there_are(n_pairs, room);
@@ -69,7 +69,7 @@ extern "C" __global__ void runner_up(const long long* listed, const int* pair_pl
 }
 
 // Marked rows, a block each: D to all k centroids. `best`, `second` and `tally`, which counts them, may be null.
-extern "C" __global__ void crowd(const row_t* x, const row_t* c, const long long* listed,
+extern "C" __global__ void crowd(const row_t* x, const wide_t* c, const long long* listed,
                                  const unsigned long long* n_listed, long long room, const unsigned char* crowded,
                                  int* labels, unsigned long long* best, unsigned long long* second,
                                  unsigned long long* tally, int k, int d) {

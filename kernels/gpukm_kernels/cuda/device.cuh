@@ -44,7 +44,28 @@ __device__ inline void gpukm_copy_wait() {
 }
 #endif
 
+// Numbers of 16 bits, which become float32 where they are read: float16 and bfloat16.
+struct gpukm_half {
+  unsigned short bits;
+  __device__ operator float() const { return gpukm_half_value(bits); }
+};
+struct gpukm_brain {
+  unsigned short bits;
+  __device__ operator float() const { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
+};
+
+template <class T>
+struct Wide {
+  typedef float type;
+};
+template <>
+struct Wide<double> {
+  typedef double type;
+};
+
+// Numbers of rows as they are stored, and of all that is made of rows: centroids, points, copies.
 typedef GPUKM_ROW row_t;
+typedef Wide<row_t>::type wide_t;
 
 constexpr unsigned kAll = 0xFFFFFFFFu;  // every lane of a warp
 
@@ -74,7 +95,8 @@ __device__ inline double lane_tree(double q) {
 
 // D(x, c) by eight neighbouring lanes: lane l adds the squares of features l, l + 8, ... from +0. All lanes of the warp
 // take part, with the same d.
-__device__ inline double lane_distance(const row_t* x, const row_t* c, int d) {
+template <class X>
+__device__ inline double lane_distance(const X* x, const wide_t* c, int d) {
   double q = 0.0;
   for (int f = threadIdx.x & 7; f < d; f += 8) {
     const double difference = double(x[f]) - double(c[f]);

@@ -346,7 +346,7 @@ def compile(file: str, row: str, arch: str) -> bytes:
     file : str
         One of :func:`gpukm_kernels.cuda.files`.
     row : str
-        What ``row_t`` is, ``float`` or ``double``.
+        What ``row_t`` is, one of the values of :data:`gpukm_kernels.cuda.ROWS`.
     arch : str
         What to compile for, ``sm_90``.
 
@@ -550,7 +550,7 @@ def launch(
     kernel : str
         ``file.function``.
     row : str
-        NumPy's name of the type of rows, ``float32`` or ``float64``.
+        Name of the type of rows, one of :data:`gpukm_kernels.cuda.ROWS`.
     index : int
         The device's number.
     stream : int
@@ -571,7 +571,7 @@ def launch(
         When it cannot be compiled, loaded or launched.
     """
     if row not in kernels.ROWS:
-        raise LookupError(f"rows are {row}, expected {' or '.join(kernels.ROWS)}")
+        raise LookupError(f"rows are {row}, expected one of {', '.join(kernels.ROWS)}")
     values = pack(kernel, _signature(kernel), args, kernels.ROWS[row], memory_of)
     file, _, function = kernel.partition(".")
     _module(file, row, index).launch(function, blocks, threads, shared, stream, values)

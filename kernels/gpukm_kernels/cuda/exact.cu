@@ -3,7 +3,7 @@
 
 // out[i] = D(x_i, c_label), times the row's weight where there are weights; labels null are all zero. `largest` becomes
 // the bits of the largest, which are above all others where one is not finite.
-extern "C" __global__ void distances(const row_t* x, const row_t* c, const int* labels, const double* weight,
+extern "C" __global__ void distances(const row_t* x, const wide_t* c, const int* labels, const double* weight,
                                      double* out, unsigned long long* largest, long long n, int d) {
   const int group = threadIdx.x >> 3, groups = blockDim.x >> 3;
   unsigned long long most = 0;
@@ -45,9 +45,9 @@ constexpr int kRows = 32, kPoints = 8, kFeatures = 32;
 
 // D of 32 rows to 8 points by 256 threads: the thread's row is threadIdx.x % 32, its point threadIdx.x / 32, clamped to
 // those there are. Every thread of the block takes part.
-__device__ double tile_distance(const row_t* x, long long first_row, long long n, const row_t* points, int first_point,
+__device__ double tile_distance(const row_t* x, long long first_row, long long n, const wide_t* points, int first_point,
                                 int m, int d) {
-  __shared__ row_t rows[kRows][kFeatures + 1], near[kPoints][kFeatures];
+  __shared__ wide_t rows[kRows][kFeatures + 1], near[kPoints][kFeatures];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   double q[8] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
   for (int begin = 0; begin < d; begin += kFeatures) {
@@ -55,10 +55,10 @@ __device__ double tile_distance(const row_t* x, long long first_row, long long n
     __syncthreads();
     for (int r = warp; r < kRows; r += kPoints) {
       const long long i = first_row + r < n ? first_row + r : n - 1;
-      rows[r][lane] = f < d ? x[i * d + f] : row_t(0);
+      rows[r][lane] = f < d ? wide_t(x[i * d + f]) : wide_t(0);
     }
     const int j = first_point + warp < m ? first_point + warp : m - 1;
-    near[warp][lane] = f < d ? points[static_cast<long long>(j) * d + f] : row_t(0);
+    near[warp][lane] = f < d ? points[static_cast<long long>(j) * d + f] : wide_t(0);
     __syncthreads();
     // A feature that is not there adds +0, which changes no bit of a sum that began with +0.
     for (int g = 0; g < kFeatures && begin + g < d; g += 8) {
@@ -73,7 +73,7 @@ __device__ double tile_distance(const row_t* x, long long first_row, long long n
 }
 
 // out[i, j] = D(x_i, p_j); blocks of 256 threads.
-extern "C" __global__ void cross(const row_t* x, const row_t* points, double* out, long long n, int m, int d) {
+extern "C" __global__ void cross(const row_t* x, const wide_t* points, double* out, long long n, int m, int d) {
   const int tiles = (m + kPoints - 1) / kPoints;
   for GPUKM_SHARE (block, (n + kRows - 1) / kRows * tiles) {
     const long long first_row = block / tiles * kRows;
@@ -86,7 +86,7 @@ extern "C" __global__ void cross(const row_t* x, const row_t* points, double* ou
 }
 
 // nearest[i] = min(nearest[i], min_j D(x_i, p_j)); blocks of 256 threads.
-extern "C" __global__ void lower(const row_t* x, const row_t* points, double* nearest, long long n, int m, int d) {
+extern "C" __global__ void lower(const row_t* x, const wide_t* points, double* nearest, long long n, int m, int d) {
   __shared__ unsigned long long best[kRows];
   for GPUKM_SHARE (block, (n + kRows - 1) / kRows) {
     if (threadIdx.x < kRows) best[threadIdx.x] = ordered_bits(infinity());
@@ -103,7 +103,7 @@ extern "C" __global__ void lower(const row_t* x, const row_t* points, double* ne
 }
 
 // total[j] += sum over rows of rint(w min(nearest, D(x_i, p_j)) scale); blocks of 256 threads.
-extern "C" __global__ void potentials(const row_t* x, const double* weight, const row_t* points, const double* nearest,
+extern "C" __global__ void potentials(const row_t* x, const double* weight, const wide_t* points, const double* nearest,
                                       unsigned long long* total, double scale, long long n, int m, int d) {
   const int tiles = (m + kPoints - 1) / kPoints;
   for GPUKM_SHARE (block, (n + kRows - 1) / kRows * tiles) {

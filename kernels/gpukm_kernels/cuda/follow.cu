@@ -70,7 +70,7 @@ extern "C" __global__ void steps(const double* shifts, const int* order, double 
 // Lowers all bounds, counts survivors by group, and lists rows that have any; the others keep their labels. Eight
 // lanes a row. Of a listed row: limits, what the score of its nearest centroid does not exceed; own, bits of D to
 // its centroid.
-extern "C" __global__ void look(const row_t* x, const row_t* c, const int* before, int* labels, const float* steps,
+extern "C" __global__ void look(const row_t* x, const wide_t* c, const int* before, int* labels, const float* steps,
                                 float* lower, const float* norms, double scale, double tiny, double loose,
                                 long long* listed, unsigned long long* n_listed, unsigned* limits,
                                 unsigned long long* own, unsigned long long* best, unsigned char* crowded,

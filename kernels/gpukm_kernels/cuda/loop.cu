@@ -37,7 +37,7 @@ extern "C" __global__ void commit(const double* shifts, const double* gains, dou
 }
 
 // Lets the centroids that were found take the place of those before, but where the host is to look after them.
-extern "C" __global__ void take_over(const row_t* found, row_t* centroids, const int* control, long long n) {
+extern "C" __global__ void take_over(const wide_t* found, wide_t* centroids, const int* control, long long n) {
   if (control[0] == 2) return;
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += static_cast<long long>(gridDim.x) * blockDim.x)

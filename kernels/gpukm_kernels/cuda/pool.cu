@@ -33,7 +33,7 @@ extern "C" __global__ void begin(const row_t* x, const double* center, double sc
 }
 
 // D of every pair, or infinity where a centre is as near; counts[j] += the others of candidate j.
-extern "C" __global__ void measure(const row_t* x, const row_t* candidates, const double* nearest, const int* pair_rows,
+extern "C" __global__ void measure(const row_t* x, const wide_t* candidates, const double* nearest, const int* pair_rows,
                                    const int* pair_candidates, double* pair_distances, int* counts, long long n,
                                    int d) {
   const int group = threadIdx.x >> 3, groups = blockDim.x >> 3;

@@ -17,7 +17,7 @@ __device__ void round_rows(const row_t* x, const double* center, double scale, c
     double square = 0.0, rest = 0.0;
     for (int f = lane; f < pitch; f += 32) {
       const double true_value = f < d ? (double(row[f]) - center[f]) * scale : 0.0;
-      const double stored = store(values, i * pitch + f, f < d ? row[f] : row_t(0), f < d ? center[f] : 0.0);
+      const double stored = store(values, i * pitch + f, f < d ? wide_t(row[f]) : wide_t(0), f < d ? center[f] : 0.0);
       square += true_value * true_value;
       rest += (true_value - stored) * (true_value - stored);
     }
@@ -37,7 +37,7 @@ extern "C" __global__ void round_half(const row_t* x, const double* center, doub
                                       unsigned short* values, float* norms, float* residuals, float* half_norms,
                                       long long n, int d, int pitch) {
   round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
-             [=](unsigned short* to, long long at, row_t v, double m) {
+             [=](unsigned short* to, long long at, wide_t v, double m) {
                const double t = (double(v) - m) * scale;
                const unsigned short bits = gpukm_half_bits(float(fmin(fmax(t, -65504.0), 65504.0)));
                to[at] = half_norms ? bits ^ 0x8000 : bits;
@@ -50,7 +50,7 @@ extern "C" __global__ void round_single(const row_t* x, const double* center, do
                                         float* values, float* norms, float* residuals, float* half_norms, long long n,
                                         int d, int pitch) {
   round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
-             [=](float* to, long long at, row_t v, double m) {
+             [=](float* to, long long at, wide_t v, double m) {
                const float t = centred(v, m, scale);
                if (to) to[at] = half_norms ? -t : t;
                return double(t);

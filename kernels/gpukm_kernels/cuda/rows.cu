@@ -1,11 +1,11 @@
 // Looking at rows and picking some.
 #include "device.cuh"
 
-// out[i] = x[rows[i]].
-extern "C" __global__ void gather(const row_t* x, const long long* rows, row_t* out, long long n, int d) {
+// out[i] = x[rows[i]], or x[i] where rows is null.
+extern "C" __global__ void gather(const row_t* x, const long long* rows, wide_t* out, long long n, int d) {
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n * d;
        i += static_cast<long long>(gridDim.x) * blockDim.x)
-    out[i] = x[rows[i / d] * d + i % d];
+    out[i] = rows ? x[rows[i / d] * d + i % d] : x[i];
 }
 
 // An integer that orders as v does.
@@ -39,13 +39,13 @@ extern "C" __global__ void column_range(const row_t* x, unsigned long long* low,
 
 // out[i] = x[i] at length one, in float64 and rounded once; squares (n,): D to the origin. zeros: rows that have none, and
 // the first of these, all ones at first.
-extern "C" __global__ void normalise(const row_t* x, const double* squares, row_t* out, unsigned long long* zeros,
+extern "C" __global__ void normalise(const row_t* x, const double* squares, wide_t* out, unsigned long long* zeros,
                                      long long n, int d) {
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n * d;
        i += static_cast<long long>(gridDim.x) * blockDim.x) {
     const long long row = i / d;
     const double length = sqrt(squares[row]);
-    out[i] = row_t(double(x[i]) / length);
+    out[i] = wide_t(double(x[i]) / length);
     if (length == 0 && i % d == 0) {
       atomicAdd(zeros, 1ull);
       atomicMin(zeros + 1, static_cast<unsigned long long>(row));

@@ -49,8 +49,8 @@ extern "C" __global__ void accumulate(const row_t* x, const double* weight, cons
 // in place. `units` (d,) are the inverse scales, `weight_unit` that of the weights; the limbs of weights are null where
 // every row weighs one. *empty += clusters without weight; *changed becomes one where a centroid's bits are new.
 extern "C" __global__ void means(long long* high, long long* low, const long long* counts, long long* weight_high,
-                                 long long* weight_low, const double* units, double weight_unit, const row_t* previous,
-                                 const double* reference, row_t* mean, double* shifts, double* gains, int* empty,
+                                 long long* weight_low, const double* units, double weight_unit, const wide_t* previous,
+                                 const double* reference, wide_t* mean, double* shifts, double* gains, int* empty,
                                  int* changed, int k, int d) {
   const int group = threadIdx.x >> 3, groups = blockDim.x >> 3, lane = threadIdx.x & 7;
   for GPUKM_SHARE (block, (k + groups - 1) / groups) {
@@ -70,7 +70,7 @@ extern "C" __global__ void means(long long* high, long long* low, const long lon
       long long hi = high[i], lo = low[i];
       carry(&hi, &lo);
       const double s = rounded(hi, lo) * units[f];
-      const row_t old = previous[i], now = w > 0 ? row_t(s / w) : old;
+      const wide_t old = previous[i], now = w > 0 ? wide_t(s / w) : old;
       const double c = double(old) - reference[f];
       gain += c * (w * c - 2.0 * (s - w * reference[f]));
       const double difference = double(now) - double(old);
@@ -78,7 +78,7 @@ extern "C" __global__ void means(long long* high, long long* low, const long lon
       if (at < k) {
         high[i] = hi, low[i] = lo, mean[i] = now;
         // Zeros of either sign compare equal, and their bits differ.
-        differs |= now != old || (now == row_t(0) && signbit(double(now)) != signbit(double(old)));
+        differs |= now != old || (now == wide_t(0) && signbit(double(now)) != signbit(double(old)));
       }
     }
     shift = lane_tree(shift), gain = lane_tree(gain);

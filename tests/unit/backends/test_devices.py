@@ -239,18 +239,18 @@ def test_a_kernel_is_launched(
     monkeypatch.setattr(driver, "compile", lambda file, row, arch: b"cubin")
     x, out = device.zeros((4, 2), np.float32), device.empty((4, 2), np.float64)
     fake.expect(*launcher.SIZES)
-    device.launch("tiny.fill", np.float32, 3, 64, x, out[1:], None, 1, 2, 3, 4, 0.5, 0.25, shared=64)
+    device.launch("tiny.fill", "float32", 3, 64, x, out[1:], None, 1, 2, 3, 4, 0.5, 0.25, shared=64)
     last = fake.last
     assert (last.blocks, last.threads, last.shared, last.stream) == (3, 64, 64, 0x7F0000005678)
     address = x.data.ptr if isinstance(device, CupyDevice) else x.data_ptr()
     assert last.values[0] == address and last.values[2:7] == [0, 1, 2, 3, 4]
     assert last.values[1] == (out.data.ptr if isinstance(device, CupyDevice) else out.data_ptr()) + 16
     with pytest.raises(TypeError, match="x points to float, got an array of f8"):
-        device.launch("tiny.fill", np.float32, 3, 64, out, out, None, 1, 2, 3, 4, 0.5, 0.25)
+        device.launch("tiny.fill", "float32", 3, 64, out, out, None, 1, 2, 3, 4, 0.5, 0.25)
     with pytest.raises(TypeError, match="a kernel was given ndarray, expected"):
-        device.launch("tiny.fill", np.float32, 3, 64, np.zeros(3), out, None, 1, 2, 3, 4, 0.5, 0.25)
+        device.launch("tiny.fill", "float32", 3, 64, np.zeros(3), out, None, 1, 2, 3, 4, 0.5, 0.25)
     with pytest.raises(ValueError, match="not contiguous"):
-        device.launch("tiny.fill", np.float32, 3, 64, x[:, :1], out, None, 1, 2, 3, 4, 0.5, 0.25)
+        device.launch("tiny.fill", "float32", 3, 64, x[:, :1], out, None, 1, 2, 3, 4, 0.5, 0.25)
     assert fake.launches == 1
 
 
@@ -321,6 +321,17 @@ def test_copies_neither_convert_nor_broadcast(torch: TorchDevice) -> None:
     locked.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         torch.fetch(placed, locked)
+
+
+def test_rows_of_16_bits(torch: TorchDevice) -> None:
+    library = import_module("torch")
+    for kind, letters in (("bfloat16", "bf2"), ("float16", "f2")):
+        rows = torch.adopt(library.ones((3, 2), dtype=getattr(library, kind)))
+        assert (torch.kind(rows), torch.wide(rows)) == (kind, np.dtype(np.float32))
+        assert torch._memory(rows) == (rows.data_ptr(), letters)
+    for dtype in ("float32", "float64"):
+        rows = torch.zeros((3, 2), dtype)
+        assert (torch.kind(rows), torch.wide(rows)) == (dtype, np.dtype(dtype))
 
 
 def test_types_that_the_other_has_not(torch: TorchDevice) -> None:

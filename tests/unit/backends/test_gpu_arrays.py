@@ -1,8 +1,7 @@
 """Arrays that lie on a device, in all that users call: nothing of their size passes through the host."""
 
+# ruff: noqa: F811
 from __future__ import annotations
-
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,23 +12,12 @@ from gpukm.core.result import on_host
 from gpukm.errors import DataError
 from gpukm.functional import assign, kmeans
 from gpukm.minibatch import minibatch_kmeans
-from tests.emulated import as_cupy  # noqa: F401
+from tests.emulated import as_cupy, shared  # noqa: F401
 from tests.parity.test_bits import bits, data
 from tests.unit.backends.test_gpu_memory import SETTINGS, expected, problem  # noqa: F401
 
 
-@pytest.fixture
-def shared(as_cupy, monkeypatch):  # noqa: F811
-    """The device, whose arrays are known for what they are."""
-    device = as_cupy.device
-    as_cupy.name = "cupy"
-    for module in ("gpukm.functional", "gpukm.backends.select", "gpukm.estimators.base", "gpukm.batched"):
-        found_on = lambda a: ("cupy", "auto") if device.owns(a) else None  # noqa: E731
-        monkeypatch.setattr(import_module(module), "gpu_array", found_on)
-    return device
-
-
-def test_an_array_on_the_device_is_taken_as_it_is(problem, shared):  # noqa: F811
+def test_an_array_on_the_device_is_taken_as_it_is(problem, shared):
     """By the functions that users call."""
     x, w = problem
     placed = shared.place(x)

@@ -166,7 +166,7 @@ def test_rows_on_the_device_are_shared(problem, as_cupy, monkeypatch):  # noqa: 
 
 def test_bad_rows_on_the_device_are_refused(as_cupy):  # noqa: F811
     device = as_cupy.device
-    with pytest.raises(DataError, match="expected float32 or float64"):
+    with pytest.raises(DataError, match="expected one of float32, float64, float16, bfloat16"):
         DeviceSource(device.zeros((3, 2), np.int32), device)
     with pytest.raises(DataError, match="expected a matrix"):
         DeviceSource(device.zeros(3, np.float32), device)

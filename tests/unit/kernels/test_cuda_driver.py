@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import threading
@@ -181,6 +182,14 @@ def test_what_a_kernel_does_not_take(args: tuple[Any, ...], error: type[Exceptio
 def test_rows_have_the_type_that_is_compiled() -> None:
     assert packed(*changed(0, (1, "f8")), row="double")[0].value == 1
     assert packed(*changed(1, (1, "u1")))[1].value == 1  # bytes are memory for anything
+    for row, letters, wide in (("gpukm_half", "f2", "f4"), ("gpukm_brain", "bf2", "f4"), ("double", "f8", "f8")):
+        of = [Parameter("x", "row_t", True), Parameter("c", "wide_t", True)]
+        values = pack("tiny.wide", of, ((1, letters), (2, wide)), row, lambda array: array)
+        assert [v.value for v in values] == [1, 2]
+        with pytest.raises(TypeError, match=f"c points to .*, got an array of i4, expected {wide}"):
+            pack("tiny.wide", of, ((1, letters), (2, "i4")), row, lambda array: array)
+        with pytest.raises(TypeError, match=f"x points to {row}, got an array of u2"):
+            pack("tiny.wide", of, ((1, "u2"), (2, wide)), row, lambda array: array)
 
 
 def test_every_parameter_of_every_kernel_can_be_packed() -> None:
@@ -515,8 +524,10 @@ def test_the_compilers_words_are_in_the_error(nvrtc: None, tiny: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("row", kernels.ROWS.values())
-@pytest.mark.parametrize("file", [*kernels.files(), "tiny"])
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [*itertools.product(kernels.files(), kernels.ROWS.values()), ("tiny", "float"), ("tiny", "double")],
+)
 def test_nvcc_fuses_and_flushes_nothing(tmp_path: Path, file: str, row: str) -> None:
     """Multiply-adds of float64 round twice, and the smallest float32 are not taken for zero."""
     folder = NATIVE if file == "tiny" else kernels.FOLDER

@@ -30,7 +30,7 @@ def device() -> Emulated:
 
 def run(device: Emulated, kernel: str, threads: int, *args: Any, blocks: int = 1, shared: int = 0) -> None:
     """Launch a kernel of the probes."""
-    device.launch(f"probes.{kernel}", np.float32, blocks, threads, *args, shared=shared)
+    device.launch(f"probes.{kernel}", "float32", blocks, threads, *args, shared=shared)
 
 
 # ------------------------------------------------------------------------------------------------- order and barriers
@@ -753,9 +753,9 @@ def test_arguments_are_checked(device: Emulated) -> None:
             run(device, kernel, 32, *args)
     run(device, "turn", 32, f, np.int64(1), True, 1)
     with pytest.raises(TypeError, match="'v' points to row_t, float64, not float32"):
-        device.launch("probes.shuffle", np.float64, 1, 32, f, f, 0, 0, 32, 1)
-    with pytest.raises(TypeError, match="rows of float16"):
-        device.launch("probes.turn", np.float16, 1, 32, f, 1, 1, 1)
+        device.launch("probes.shuffle", "float64", 1, 32, f, f, 0, 0, 32, 1)
+    with pytest.raises(TypeError, match="rows of int32"):
+        device.launch("probes.turn", "int32", 1, 32, f, 1, 1, 1)
     for blocks, threads in ((0, 32), (1, 0), (1, 1025)):
         with pytest.raises(ValueError, match="no grid has"):
             run(device, "turn", threads, f, 1, 1, 1, blocks=blocks)
@@ -766,7 +766,7 @@ def test_arguments_are_checked(device: Emulated) -> None:
 def test_rows_of_both_types(device: Emulated) -> None:
     v = np.arange(32.0)
     given, out = device.place(v), device.zeros(32, np.float64)
-    device.launch("probes.shuffle", np.float64, 1, 32, given, out, 0, 5, 32, 2**32 - 1)
+    device.launch("probes.shuffle", "float64", 1, 32, given, out, 0, 5, 32, 2**32 - 1)
     np.testing.assert_array_equal(device.fetch(out), 5)
     assert device.launched == {"probes.shuffle": 1}
 
@@ -782,7 +782,7 @@ def test_kernels_are_compiled_once_for_a_source(tmp_path: Path, monkeypatch: pyt
         (folder / "value.cuh").write_text(f"constexpr int kValue = {value};\n")
         library.cache_clear()
         for _ in range(2):
-            device.launch("one.put", np.float32, 1, 1, out)
+            device.launch("one.put", "float32", 1, 1, out)
         found.append(int(device.fetch(out)[0]))
     assert found == [1, 2, 1]
     assert sorted(p.suffix for p in (tmp_path / "built").iterdir()) == [".so", ".so"]
@@ -792,7 +792,7 @@ def test_what_does_not_compile(tmp_path: Path) -> None:
     (tmp_path / "wrong.cu").write_text('extern "C" __global__ void put(int* to) { *to = missing; }\n')
     device = Emulated(folder=tmp_path)
     with pytest.raises(RuntimeError, match=r"(?s)wrong\.cu does not compile for the host:.*missing"):
-        device.launch("wrong.put", np.float32, 1, 1, None)
+        device.launch("wrong.put", "float32", 1, 1, None)
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
