@@ -49,7 +49,7 @@ class Choice:
 
     def open(self) -> Backend:
         """The backend of this process, made once."""
-        return _opened(self, self.threads or _process_threads)
+        return _opened(self, _process_threads)
 
 
 _process_threads: int | None = None
@@ -62,9 +62,9 @@ def use_threads(threads: int | None) -> None:
 
 
 @lru_cache
-def _opened(choice: Choice, threads: int | None) -> Backend:
-    """One backend for each choice."""
-    return select(choice.backend, choice.device, threads, choice.device_memory, choice.precision).backend
+def _opened(choice: Choice, process_threads: int | None) -> Backend:
+    """One backend for each choice, and for each number of threads that a process may be told to use."""
+    return select(choice.backend, choice.device, choice.threads, choice.device_memory, choice.precision).backend
 
 
 def probe() -> list[tuple[str, bool, str]]:
@@ -227,7 +227,7 @@ def _make(name: str, device: str, threads: int | None, device_memory: int | None
     if name == "cpu":
         from gpukm.backends.cpu import CpuBackend
 
-        return CpuBackend(threads)
+        return CpuBackend(threads or _process_threads)
     from gpukm.backends.numpy import NumpyBackend
 
     return NumpyBackend()

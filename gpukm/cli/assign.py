@@ -10,6 +10,8 @@ from gpukm.cli._io import Output, output, table
 from gpukm.cli._options import (
     Backend,
     BatchRows,
+    Cluster,
+    ClusterWait,
     ConfigFile,
     Device,
     DeviceMemory,
@@ -19,6 +21,9 @@ from gpukm.cli._options import (
     Ref,
     Store,
     Threads,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     Verbose,
     Where,
     given,
@@ -61,6 +66,11 @@ def assign(
     threads: Threads = None,
     memory_limit: MemoryLimit = None,
     batch_rows: BatchRows = None,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -70,7 +80,8 @@ def assign(
 
     Writes Parquet in input order: the id columns (or the row number), label, distance to the centroid, distance to
     the second nearest one, and whether the row is an outlier: farther out than 99 % of the cluster it was trained on.
-    With --group-by every row is labelled by the model of its group, and the group column is copied too.
+    With --group-by every row is labelled by the model of its group, and the group column is copied too. With --cluster
+    a folder of parts is written, which read in the order of their names are the same rows.
     """
     with output("assign", as_json, verbose) as out:
         from gpukm.config import load
@@ -80,21 +91,34 @@ def assign(
             out.warn(warning)
         settings = loaded.settings
         if group_by is not None:
+            if settings.cluster is not None:
+                raise ConfigError("--group-by works in one process; leave --cluster out")
             _assign_groups(out, settings, source, to, group_by, snapshot, unknown_groups, where or (), dry_run)
             return
         if unknown_groups != "error":
             raise ConfigError("--unknown-groups is about groups; give --group-by COLUMN too")
         from gpukm.pipeline import assign as run
+        from gpukm.pipeline.cluster import open_executor
         from gpukm.pipeline.inputs import the_model
         from gpukm.snapshots import Store as Snapshots
 
         opened = Snapshots.open(settings.store)
         found = opened.load(the_model(opened, settings.model, source), snapshot)
-        progress = out.progress()
-        try:
-            done = run(found, source, to, settings, where=where or (), progress=progress, dry_run=dry_run)
-        finally:
-            progress.close()
+        with open_executor(settings, [source], out.note, out.warn) as executor:
+            progress = out.progress()
+            try:
+                done = run(
+                    found,
+                    source,
+                    to,
+                    settings,
+                    where=where or (),
+                    progress=progress,
+                    dry_run=dry_run,
+                    executor=executor,
+                )
+            finally:
+                progress.close()
         _warn(out, done)
         data = {
             "dry_run": dry_run,

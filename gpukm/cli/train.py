@@ -201,7 +201,7 @@ def train(
         settings = loaded.settings
         target = check_target(report)
         if group_by is not None:
-            _refuse_with_groups(resume, report)
+            _refuse_with_groups(resume, report, settings.cluster)
             _train_groups(out, settings, source, group_by, small_groups, dry_run)
             return
         from gpukm.pipeline import train as run
@@ -209,11 +209,14 @@ def train(
 
         if resume and settings.checkpoint is not None:
             _say_if_absent(out, settings.checkpoint)
-        progress = out.progress()
-        try:
-            done = run(settings, source, resume=resume, dry_run=dry_run, progress=progress)
-        finally:
-            progress.close()
+        from gpukm.pipeline.cluster import open_executor
+
+        with open_executor(settings, [source], out.note, out.warn) as executor:
+            progress = out.progress()
+            try:
+                done = run(settings, source, resume=resume, dry_run=dry_run, progress=progress, executor=executor)
+            finally:
+                progress.close()
         for warning in done.warnings:
             out.warn(warning)
         if done.ref is None:
@@ -231,10 +234,12 @@ def train(
         out.result(_data(done, report), lambda: _render(done, snapshot))
 
 
-def _refuse_with_groups(resume: bool, report: str | None) -> None:
+def _refuse_with_groups(resume: bool, report: str | None, cluster: str | None) -> None:
     """Options that are about one fit."""
     from gpukm.errors import ConfigError
 
+    if cluster is not None:
+        raise ConfigError("--group-by works in one process; leave --cluster out")
     if resume:
         raise ConfigError("--resume goes on with one fit; leave it out with --group-by")
     if report is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gpukm.config import Settings
@@ -11,6 +11,8 @@ from gpukm.errors import ConfigError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from gpukm.executors import Executor
 
 
 def open_workers(settings: Settings, say: Callable[[str], None]) -> AbstractContextManager[Client]:
@@ -38,3 +40,44 @@ def open_workers(settings: Settings, say: Callable[[str], None]) -> AbstractCont
         settings.cluster, tls=tls, wait_seconds=settings.cluster_wait, threads=settings.threads, say=say
     )
     return opened  # type: ignore[no-any-return]
+
+
+@contextmanager
+def open_executor(
+    settings: Settings,
+    paths: Sequence[str],
+    say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Iterator[Executor | None]:
+    """Workers that have been looked at and are fit for the job; None where the settings name no cluster.
+
+    Parameters
+    ----------
+    settings : Settings
+    paths : sequence of str
+        Files, folders, globs or URLs that workers will read.
+    say, warn : callable
+        Told in a line what is waited for and who works, and what is doubtful of them.
+
+    Raises
+    ------
+    ConfigError, BackendUnavailableError, ExecutorError
+        As :func:`open_workers` and :func:`gpukm.executors.dask.preflight.preflight`.
+    """
+    if settings.cluster is None:
+        yield None
+        return
+    from gpukm.executors.dask.executor import DaskExecutor
+    from gpukm.executors.dask.preflight import preflight
+
+    with open_workers(settings, say) as client:
+        named = settings.backend in ("torch", "cupy") or settings.device.startswith("cuda")
+        found = preflight(client, needs={"GPU": 1} if named else None, paths=paths)
+        free = settings.backend == "auto" and settings.device == "auto"
+        # A worker with a GPU takes one task at a time only if the task asks for it.
+        on_gpu = named or (free and bool(found.offering({"GPU": 1})))
+        for text in found.warnings:
+            warn(text)
+        workers = found.offering({"GPU": 1}) if on_gpu else found.workers
+        say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
+        yield DaskExecutor(client, {"GPU": 1} if on_gpu else None)

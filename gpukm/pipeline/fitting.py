@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpukm.checkpoint import Checkpoint, check_same
-from gpukm.errors import ConfigError
+from gpukm.errors import ConfigError, ExecutorError
 from gpukm.functional import FitProgress, Resume, fit_iter
 from gpukm.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from gpukm.config import Settings
     from gpukm.core.result import FitResult
+    from gpukm.executors import Executor
     from gpukm.pipeline.checkpoints import Checkpoints
     from gpukm.pipeline.reading import Reading
     from gpukm.plan import TrainPlan
@@ -33,8 +34,11 @@ def fit_with_checkpoints(
     checkpoints: Checkpoints | None,
     resume: bool,
     progress: Progress,
+    executor: Executor | None = None,
 ) -> tuple[FitResult, int, tuple[str, ...]]:
     """Fit, and return the result, the iteration at which an earlier run had stopped (0: none), and warnings.
+
+    ``executor`` names where the rows are worked on; None: here.
 
     Raises
     ------
@@ -60,7 +64,8 @@ def fit_with_checkpoints(
         precision=settings.precision,
         quality=settings.quality,
         threads=settings.threads,
-        batch_size=planned.batch_rows,
+        executor=executor or "local",
+        batch_size=planned.batch_rows if executor is None else settings.batch_rows,
         follow_bytes=planned.follow_bytes,
         keep_labels=False,
         resume=Resume(start.centroids, start.history, start.init, start.best) if start else None,
@@ -79,11 +84,17 @@ def fit_with_checkpoints(
                 name = f"start {step.init + 1} of {step.n_init}" if step.n_init > 1 else "iterating"
                 name = f"swap {step.swap}" if step.swap else name
                 progress.stage(name, settings.max_iter, "iterations")
-            if reading.held is not None:  # rows that are streamed are seen as they are read
+            if (
+                reading.held is not None or executor is not None
+            ):  # rows that are streamed here are seen as they are read
                 progress.seen(reading.n_rows)
             progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}")
             progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
+    except ExecutorError:
+        # What was not brought here is lost with the workers; what was saved stands.
+        keeper.forget()
+        raise
     finally:
         keeper.save()
 
@@ -101,7 +112,8 @@ class _Keeper:
     ) -> None:
         self._place, self._every, self._settings, self._data = place, every_seconds, settings, data
         self._progress = progress
-        self._newest: Checkpoint | None = None
+        # Made when it is saved: centroids may lie elsewhere, and are brought here only for that.
+        self._newest: Callable[[], Checkpoint] | None = None
         self._history: list[Any] = []
         self._init = 0
         self._next = 0.0
@@ -129,9 +141,8 @@ class _Keeper:
         if step.state.stop is not None:
             # The loop is over; going on from here would add an iteration, so the state before stays.
             return
-        self._newest = Checkpoint(
-            self._settings, self._data, self._init, step.state.centroids, tuple(self._history), step.best
-        )
+        where = self._settings, self._data, self._init
+        self._newest = lambda: Checkpoint(*where, step.state.centroids, tuple(self._history), step.best)
         if time.monotonic() >= self._next:
             self.save()
 
@@ -143,8 +154,8 @@ class _Keeper:
         """
         if self._newest is None or self._place is None:
             return
-        newest, self._newest = self._newest, None
         began = time.monotonic()
+        newest, self._newest = self._newest(), None
         try:
             self._place.save(newest)
             self._saved = True
@@ -155,6 +166,10 @@ class _Keeper:
             self._progress.detail(f"warning: checkpoint of iteration {newest.iteration} not saved: {error}")
         now = time.monotonic()
         self._next = now + max(self._every, (now - began) / _SHARE)
+
+    def forget(self) -> None:
+        """Leave it at what is saved."""
+        self._newest = None
 
     def warnings(self) -> tuple[str, ...]:
         """What was doubtful."""

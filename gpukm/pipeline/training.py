@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpukm.backends import select
 from gpukm.config import SEMANTIC, Settings
 from gpukm.errors import ConfigError, DataError, SnapshotNotFoundError
+from gpukm.executors.local import LocalExecutor
 from gpukm.pipeline.checkpoints import Checkpoints
 from gpukm.pipeline.content import content_of, provenance_of
 from gpukm.pipeline.fitting import fit_with_checkpoints
@@ -115,7 +116,15 @@ def train(
     if checkpoints is None and settings.checkpoint is not None:
         checkpoints = Checkpoints.open(settings.checkpoint)
     _check_checkpoints(checkpoints, resume)
-    selection = select(settings.backend, settings.device, settings.threads, settings.device_memory, settings.precision)
+    elsewhere = not (executor is None or isinstance(executor, LocalExecutor))
+    if elsewhere:
+        if settings.algorithm == "minibatch":
+            raise ConfigError("algorithm 'minibatch' works in one process; leave --cluster out, or set 'lloyd'")
+        # Plans alone are made here.
+        selection = select(device="cpu")
+    else:
+        asked = settings.backend, settings.device, settings.threads, settings.device_memory, settings.precision
+        selection = select(*asked)
     raw = open_input(source)
     preprocessing = preprocessing_of(raw, settings)
     planned = plan(raw, settings, preprocessing, source, backend=selection.backend)
@@ -132,7 +141,9 @@ def train(
             "asked for; lower -k"
         )
     doubts: tuple[str, ...] = ()
-    rows: Source = ready.reading.held.packed() if ready.reading.held else Watched(Prefetch(ready.prepared), progress)
+    rows: Source = ready.prepared
+    if not elsewhere:
+        rows = ready.reading.held.packed() if ready.reading.held else Watched(Prefetch(ready.prepared), progress)
     with clock.stage("fit", progress, "seeding"):
         if settings.algorithm == "minibatch":
             result, resumed_from = fit_minibatch(rows, settings, ready.reading, ready.planned, progress), 0
@@ -146,6 +157,7 @@ def train(
                 checkpoints=checkpoints,
                 resume=resume,
                 progress=progress,
+                executor=executor if elsewhere else None,
             )
     outcome = publish(store, model, ready, result, settings, selection, clock, progress, resumed_from=resumed_from)
     progress.close()

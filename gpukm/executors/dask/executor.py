@@ -162,7 +162,7 @@ class DaskExecutor(Executor):
     def _wait(self, futures: Sequence[Future]) -> None:
         """Wait until all are done or one has failed; a cluster without workers is an error, and no reason to wait."""
         while True:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), self.client.as_current():
                 wait(futures, timeout=self.patience_seconds / 4, return_when="ALL_COMPLETED")
                 return
             if any(future.status in ("error", "cancelled", "lost") for future in futures):
