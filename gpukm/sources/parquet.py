@@ -76,8 +76,8 @@ class ParquetTable(FilesTable):
 
     def borders(self) -> Sequence[int]:
         """First rows of row groups."""
-        firsts = accumulate((n for groups in self._groups for n in groups), initial=self.first)
-        return sorted({*firsts} - {self.first, self.first + (self.n_rows or 0)})
+        firsts = list(accumulate((n for groups in self._groups for n in groups), initial=self.first))
+        return sorted({*firsts} - {firsts[0], firsts[-1]})
 
     def _of(self, kept: Sequence[int], first: int) -> Self:
         table = super()._of(kept, first)

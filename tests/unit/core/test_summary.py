@@ -165,6 +165,15 @@ def test_parts_merge_to_the_whole() -> None:
     assert bits(total.finish(look)) == whole
 
 
+def test_zeros_of_either_sign_are_one_number() -> None:
+    x = np.array([[0.0], [-0.0], [1.0], [-0.0]], np.float32)
+    for a, b in ((x, x[1:]), (x[1:], x), (x[1:2], x[:1])):
+        look = survey(Rows(a)).merge(survey(Rows(b)))
+        assert not np.signbit(look.minimum).any()
+    alone = survey(Rows(np.array([[-0.0]], np.float32)))
+    assert not np.signbit(alone.minimum).any() and not np.signbit(alone.maximum).any()
+
+
 def test_weight_two_equals_the_row_twice() -> None:
     x, c = example(n=300)
     once, twice = Rows(x, np.full(len(x), 2.0)), Rows(np.concatenate([x, x]))

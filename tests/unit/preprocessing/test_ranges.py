@@ -163,6 +163,14 @@ def test_too_many_categories_in_all_ranges_together(monkeypatch: pytest.MonkeyPa
             fit(table(), spec, executor=executor, ranges=cuts)
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_no_row_is_left_in_any_range(executor: Executor) -> None:
+    raw = MemoryTable(pa.table({"a": pa.array([None] * N, pa.float64())}))
+    for cuts in (WHOLE, *CUTS):
+        with pytest.raises(DataError, match="all 120 rows of the data miss a value and are dropped"):
+            fit(raw, Preprocessing(null_policy="drop"), executor=executor, ranges=cuts)
+
+
 def prepared(rows: Source, batch_rows: int) -> int:
     """Read prepared rows."""
     return sum(len(batch.x) for batch in rows.batches(batch_rows))

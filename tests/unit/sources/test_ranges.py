@@ -49,6 +49,7 @@ def test_a_range_travels_with_its_files_alone(tmp_path: Path) -> None:
     table = folder(tmp_path, 40, 1, 10)
     part = pickle.dumps(RowRange(table, 95, 105))
     assert len(part) < len(pickle.dumps(table)) and b"009.parquet" in part and b"011.parquet" not in part
+    assert list(table.part(95, 105).borders()) == [100]
 
 
 @pytest.mark.parametrize("kind", [ArraySource, lambda x: MemoryTable({"a": x[:, 0]})])
