@@ -97,6 +97,15 @@ class CheckpointsConformance:
         found = place.newest()
         assert found is not None and found.iteration == 3
 
+    def test_a_number_that_a_second_run_has_just_taken(
+        self, place: Checkpoints, files: Files, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Checkpoints(files, place._prefix).save(state(1))
+        monkeypatch.setattr(place, "_numbers", lambda: [])  # it looked before
+        place.save(state(2))
+        found = Checkpoints(files, place._prefix).newest()
+        assert found is not None and found.iteration == 2
+
     def test_removing_what_is_not_there(self, files: Files) -> None:
         files.remove("nothing")
         files.remove_folder("nowhere")
