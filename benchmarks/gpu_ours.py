@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from gpu_contenders import Assigning, Data, Fit, Fitting, Peer, host
+
+
+def centroids(data: Data) -> np.ndarray:
+    """The starting rows on the host, of 32 bits at least."""
+    start = host(data.start)
+    return start.astype(np.float32) if start.dtype.itemsize < 4 else start
 
 
 class Gpukm(Peer):
@@ -36,11 +41,25 @@ class Gpukm(Peer):
     ) -> None:
         self.backend, self.library, self.how = backend, library, how
         self.from_host, self.stepwise = from_host, stepwise
+        if self.cascade is not None:
+            # CuPy has no bfloat16.
+            self.kinds = ("float32", "float16", *(("bfloat16",) if backend.device.library != "cupy" else ()))
 
     @property
     def cascade(self) -> Any:
         """What the GPU engine screens and rechecks by; None of the other backends."""
         return getattr(self.backend, "_cascade", None)
+
+    @property
+    def certifies(self) -> bool:
+        """Whether its labels are exact."""
+        return self.cascade is None or self.cascade.certify
+
+    def fast(self, how: str = "engine") -> Gpukm:
+        """The same with labels as the screen finds them."""
+        from gpukm.backends.gpu import GpuBackend
+
+        return Gpukm(GpuBackend(self.backend.device, self.backend._screen, certify=False), self.library, how)
 
     def rows(self, x: Any) -> Any:
         """The rows as the backend's library holds them, over the same memory where it can be shared."""
@@ -61,7 +80,7 @@ class Gpukm(Peer):
         return Frame(center, float(np.maximum(high - center, center - low).max()))
 
     def assigning(self, data: Data) -> Assigning:
-        backend, rows, start = self.backend, self.rows(data.x), host(data.start)
+        backend, rows, start = self.backend, self.rows(data.x), centroids(data)
         frame, labels = self.frame(rows), backend.zeros(len(rows), np.int32)
         prepared, cascade = backend.prepare(start, frame), self.cascade
 
@@ -84,7 +103,7 @@ class Gpukm(Peer):
     def rechecked(self, data: Data) -> float:
         """Share of the rows that screening by the starting rows leaves open."""
         rows = self.rows(data.x)
-        prepared = self.backend.prepare(host(data.start), self.frame(rows))
+        prepared = self.backend.prepare(centroids(data), self.frame(rows))
         return float(self.backend.assign(rows, prepared, self.backend.zeros(len(rows), np.int32)) / len(rows))
 
     def fitting(self, data: Data, iterations: int, converge: bool) -> Fitting:
@@ -93,7 +112,7 @@ class Gpukm(Peer):
 
         in_place = not self.from_host and not isinstance(data.x, np.ndarray) and hasattr(self.backend, "device")
         source = self.rows(data.x) if in_place else ArraySource(data.host)
-        start = host(data.start)
+        start = centroids(data)
 
         def fit() -> Fit:
             found = kmeans(
@@ -119,13 +138,3 @@ class Gpukm(Peer):
 
         settings = {"init": start, "max_iter": iterations, "tol": 0, "keep_labels": False, "backend": self.library}
         return partial(kmeans, Streamed(x), len(start), **settings)
-
-
-class Widened(Gpukm):
-    """The engine on the same numbers as float32, which is what it takes."""
-
-    def assigning(self, data: Data) -> Callable[[], Any]:
-        return super().assigning(replace(data, x=data.x.float()))
-
-    def rechecked(self, data: Data) -> float:
-        return super().rechecked(replace(data, x=data.x.float()))

@@ -326,7 +326,7 @@ def test_copies_neither_convert_nor_broadcast(torch: TorchDevice) -> None:
 def test_rows_of_16_bits(torch: TorchDevice) -> None:
     library = import_module("torch")
     for kind, letters in (("bfloat16", "bf2"), ("float16", "f2")):
-        rows = torch.adopt(library.ones((3, 2), dtype=getattr(library, kind)))
+        rows = library.ones((3, 2), dtype=getattr(library, kind))
         assert (torch.kind(rows), torch.wide(rows)) == (kind, np.dtype(np.float32))
         assert torch._memory(rows) == (rows.data_ptr(), letters)
     for dtype in ("float32", "float64"):

@@ -20,6 +20,21 @@ def test_useful_operations(gpu: Any) -> None:
     assert gpu.times.useful_tflops(1 << 20, 4096, 128, 4.0) == pytest.approx(2 * 2**20 * 4096 * 128 / 4e-3 / 1e12)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_labels_of_any_rows_with_proof_and_without(gpu: Any, gpu_bench: Any, as_cupy: Any, kind: str) -> None:  # noqa: F811
+    case = gpu.cases.Case("half", gpu.assign.run_half, 300, 20, 9, kind=kind)
+    x = np.random.default_rng(0).normal(size=(300, 20)).astype(kind)
+    data = gpu.contenders.Data(as_cupy.device.place(x), np.arange(9))
+    bench = gpu_bench()
+    bench.rotation = lambda case: [data]
+    bench.gpukm = {"gpukm cupy": gpu.ours.Gpukm(as_cupy, "cupy")}
+    found, values = gpu.assign.run_half(bench, case)
+    assert not bench.wrong and not found["left_out"]
+    assert found["contenders"]["gpukm cupy"]["exact"] == 1 and "rechecked" in found["contenders"]["gpukm cupy"]
+    assert found["contenders"]["gpukm cupy, fast"]["exact"] > 0.99
+    assert values[gpu.cases.FAST] > 0
+
+
 def test_contenders_take_turns(gpu: Any, gpu_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.times, "MOST_CALLS", 4)
     called: list[str] = []
@@ -91,9 +106,10 @@ class TestEmulated:
         case = gpu.cases.Case("assign", gpu.assign.run_assign, 400, 9, 20, (gpu.cases.Target(gpu.cases.TFLOPS, 1.0),))
         found, values = gpu.assign.run_assign(bench, case)
         assert found["left_out"] == {} and bench.wrong == []
-        names = ["gpukm cupy", "gpukm cupy, rows rounded before", "gpukm cupy, centroids from the host"]
-        assert list(found["contenders"]) == names and values[gpu.cases.TFLOPS] > 0
-        assert all(one["exact"] == 1 and 0 <= one["rechecked"] < 1 for one in found["contenders"].values())
+        more = ("", ", fast", ", fast, rows rounded before", ", rows rounded before", ", centroids from the host")
+        assert list(found["contenders"]) == [f"gpukm cupy{name}" for name in more] and values[gpu.cases.TFLOPS] > 0
+        certified = [one for name, one in found["contenders"].items() if "fast" not in name]
+        assert all(one["exact"] == 1 and 0 <= one["rechecked"] < 1 for one in certified)
 
     def test_fits(self, gpu: Any, bench: Any) -> None:
         found, values = gpu.fits.run_fit(bench, gpu.cases.Case("fit", gpu.fits.run_fit, 400, 5, 8))

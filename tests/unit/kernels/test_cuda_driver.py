@@ -340,8 +340,8 @@ def test_grids_that_no_device_takes(fake: FakeDriver, compiled: list[Any], optio
 def test_there_is_no_such_kernel(fake: FakeDriver, compiled: list[Any], kernel: str) -> None:
     with pytest.raises(LookupError, match="there is no kernel"):
         go(kernel)
-    with pytest.raises(LookupError, match="rows are float16, expected float32 or float64"):
-        go(row="float16")
+    with pytest.raises(LookupError, match="rows are int8, expected one of float32, float64"):
+        go(row="int8")
 
 
 def test_threads_may_launch_at_the_same_time(fake: FakeDriver, compiled: list[Any]) -> None:
