@@ -640,9 +640,9 @@ def finish(
 
 def _labels(shard: Shard, fixed: Fixed, centroids: np.ndarray) -> Any:
     """What :meth:`Shard.finish` left, or would have left where the shard was opened again since."""
-    if shard.labels is None:
+    if shard.labels(centroids) is None:
         finish_shard(shard, fixed, centroids, True)
-    return shard.labels
+    return shard.labels(centroids)
 
 
 def doubts_of(problem: Problem, result: FitResult) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import numpy as np
 from gpukm.backends.base import Backend, Effort, Frame, Made
 from gpukm.core.exact import fold, row_distances, to_float
 from gpukm.core.result import IterationRecord, StopReason
-from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates, plain
+from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates, plain, step_together
 from gpukm.core.stats import ClusterStats, Grid
-from gpukm.executors.base import Executor, Handle, Opener, Placement
+from gpukm.executors.base import Executor, Handle, Opener, Placement, together
 
 #: Numbers of loops: a shard begins anew for every one of them, wherever it is opened.
 _RUNS = count(1)
@@ -272,10 +272,12 @@ def _joined(pieces: Sequence[Moved]) -> np.ndarray:
     return pieces[0].centroids if len(pieces) == 1 else np.concatenate([piece.centroids for piece in pieces])
 
 
-def _step(shard: Shard, fixed: Fixed, run: int, *pieces: Moved) -> Step:
-    """One shard's part of an iteration."""
-    shard.begin_run(run, fixed.grid)
-    return shard.step(_joined(pieces), fixed.frame)
+@together
+def _step(shards: list[Shard], fixed: Fixed, run: int, *pieces: Moved) -> Step:
+    """Some shards' part of an iteration."""
+    for shard in shards:
+        shard.begin_run(run, fixed.grid)
+    return step_together(shards, _joined(pieces), fixed.frame)
 
 
 def _cut(step: Step, parts: Sequence[slice]) -> list[Step]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,6 +80,62 @@ class Step:
             self.n_rechecked + other.n_rechecked,
             self.effort.merge(other.effort),
         )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step took on one shard; mergeable."""
+
+    n_moved: int
+    n_scored: int
+    n_rechecked: int
+    effort: Effort
+
+    def merge(self, other: Taken) -> Taken:
+        """Both parts together."""
+        return Taken(
+            self.n_moved + other.n_moved,
+            self.n_scored + other.n_scored,
+            self.n_rechecked + other.n_rechecked,
+            self.effort.merge(other.effort),
+        )
+
+
+class Sums:
+    """Sums of the rows of some shards, under the labels that these keep.
+
+    Parameters
+    ----------
+    members : tuple of int
+        Numbers of the shards.
+
+    Attributes
+    ----------
+    held : object of the backend or None
+        Sums of rows whose labels are kept, from step to step.
+    """
+
+    def __init__(self, members: tuple[int, ...]) -> None:
+        self.members, self.held = members, None
+        self._now: Any = None  # of rows whose labels are not kept, for one step
+
+    def of_all(self, backend: Backend, k: int, d: int, weighted: bool) -> Any:
+        """Sums to which rows are added once, and from then on only move."""
+        if self.held is None:
+            self.held = backend.sums(k, d, weighted)
+        return self.held
+
+    def of_now(self, backend: Backend, k: int, d: int, weighted: bool) -> Any:
+        """Sums of this step alone."""
+        if self._now is None:
+            self._now = backend.sums(k, d, weighted)
+        return self._now
+
+    def collect(self, backend: Backend, k: int, d: int) -> ClusterStats:
+        """All of it, once a step."""
+        parts = [backend.collect(sums) for sums in (self.held, self._now) if sums is not None]
+        self._now = None
+        return reduce(ClusterStats.merge, parts) if parts else ClusterStats.zero(k, d, False)
 
 
 @dataclass(frozen=True)
@@ -173,6 +230,7 @@ class _Followed:
     tracker: Any
     labels: Any = None
     spare: Any = None  # memory for the next labels
+    summed: bool = False  # whether the rows are in the shard's sums, under these labels
 
 
 class Shard:
@@ -214,18 +272,20 @@ class Shard:
         self.resident = resident and self.in_memory
         self.n_samples = 0
         self.n_rows = 0
+        self.looked = False
         self._placed: Block | None = None  # rows in memory, where the backend works
         self._labels: Any = None
         self._spare: Any = None  # where the next labels go, so that no iteration asks for new memory
         self._labels_for: np.ndarray | None = None
         self._found: Any = None  # what `finish` leaves
-        self._sums: Any = None
+        self._found_for: np.ndarray | None = None
+        self._sums: Sums | None = None  # where the rows of this shard are, under ``_labels``
         self._tracker: Any = None
         self._alone = False  # whether there was no memory for iterations that the backend makes by itself
         self._followed: list[_Followed | None] = []  # a block; those beyond are not known yet
         self._follow_room = follow_bytes
         self._grid: Grid | None = None
-        self._run = 0
+        self._run = self._k = 0  # the loop that labels and trackers are of, and its number of centroids
         self._nearest: RowState | None = None
         self._seeding: tuple[int, int] = (0, 0)  # which seeding, and how many of its seeds have been looked at
         self._weights: RowState | None = None
@@ -306,7 +366,7 @@ class Shard:
         if scan is None:
             empty = np.empty((0, self.source.n_features), self.source.dtype)
             scan = self._scan_block(empty, None, None, 0, 0, reference, spread)
-        self.n_samples, self.n_rows = scan.n_samples, scan.n_rows
+        self.n_samples, self.n_rows, self.looked = scan.n_samples, scan.n_rows, True
         return scan
 
     def _scan_block(
@@ -350,6 +410,10 @@ class Shard:
         self._tracker, self._spare = None, None
         self._followed, self._follow_room = [], self.follow_bytes
 
+    def shared_sums(self) -> Sums | None:
+        """The sums that hold this shard's rows."""
+        return self._sums
+
     def begin_run(self, run: int, grid: Grid) -> None:
         """Begin, unless this loop has begun here already."""
         if self._run != run:
@@ -363,11 +427,19 @@ class Shard:
 
     def step(self, centroids: np.ndarray, frame: Frame) -> Step:
         """Label every row and sum it into its cluster."""
-        return self._within_memory(lambda: self._step(centroids, frame))
+        return step_together([self], centroids, frame)
 
-    def _step(self, centroids: np.ndarray, frame: Frame) -> Step:
-        """Step as there is room."""
-        return self._step_resident(centroids, frame) if self.resident else self._step_streamed(centroids, frame)
+    def step_into(self, sums: Sums, centroids: np.ndarray, frame: Frame, prepare: Callable[[], Any]) -> Taken:
+        """Label every row, and see that it is in sums where it should be; ``prepare`` packs the centroids once."""
+        step = self._step_resident if self.resident else self._step_streamed
+        if self._sums is not sums:
+            for kept in self._followed:
+                if kept is not None:
+                    kept.summed = False
+        before, self._sums, self._k = self._sums, None, len(centroids)
+        taken = step(sums, before is sums, centroids, frame, prepare)
+        self._sums, self._labels_for = sums, centroids
+        return taken
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         """Do a pass, again with fewer rows at a time where a device's memory does not suffice."""
@@ -375,45 +447,48 @@ class Shard:
             try:
                 return work()
             except MemoryError as error:
-                fewer = self.backend.fewer_rows(self.batch_rows)
-                if self.source.placed() is not None or fewer is None or (fewer < 1 and not self.resident):
-                    raise
-                say_once("memory", f"{error}; going on with fewer rows at a time")
-                if not self.resident:
-                    self.batch_rows = fewer
-            self.resident, self._placed = False, None
-            if self._grid is not None:
-                self.begin(self._grid)
+                self.retreat(error)
 
-    def _step_streamed(self, centroids: np.ndarray, frame: Frame) -> Step:
+    def retreat(self, error: MemoryError) -> None:
+        """Begin anew with fewer rows at a time; raises the error where that is no way out."""
+        fewer = self.backend.fewer_rows(self.batch_rows)
+        if self.source.placed() is not None or fewer is None or (fewer < 1 and not self.resident):
+            raise error
+        say_once("memory", f"{error}; going on with fewer rows at a time")
+        if not self.resident:
+            self.batch_rows = fewer
+        self.resident, self._placed = False, None
+        if self._grid is not None:
+            self.begin(self._grid)
+
+    def _step_streamed(
+        self, sums: Sums, summed: bool, centroids: np.ndarray, frame: Frame, prepare: Callable[[], Any]
+    ) -> Taken:
         """Step that keeps labels and trackers of as many blocks as there is memory for; others are summed anew."""
         assert self._grid is not None
         k, d = len(centroids), self.source.n_features
-        fresh, effort = None, None
+        effort = None
         moved = scored = rechecked = 0
-        for number, (block, labels, before, n) in enumerate(self._label_streamed(centroids, frame, follow=True)):
+        labelled = self._label_streamed(centroids, frame, prepare, follow=True)
+        for number, (block, labels, before, n) in enumerate(labelled):
             kept = self._followed[number]
             if kept is None:
-                if fresh is None:
-                    fresh = self.backend.sums(k, d, block.weight is not None)
+                fresh = sums.of_now(self.backend, k, d, block.weight is not None)
                 self.backend.accumulate(fresh, block.x, block.placed_weight, labels, None, self._grid)
                 moved, part = moved + len(labels), plain(len(labels))
             else:
-                if self._sums is None:
-                    self._sums = self.backend.sums(k, d, block.weight is not None)
-                moved += self.backend.accumulate(self._sums, block.x, block.placed_weight, labels, before, self._grid)
+                held = sums.of_all(self.backend, k, d, block.weight is not None)
+                past = before if summed and kept.summed else None
+                n_moved = self.backend.accumulate(held, block.x, block.placed_weight, labels, past, self._grid)
+                moved += n_moved if past is not None or before is None else int((labels != before).sum())
+                kept.summed = True
                 part = self.backend.effort(kept.tracker)
             effort = part if effort is None else effort.merge(part)
             scored, rechecked = scored + len(labels), rechecked + n
-        self._labels_for = centroids
-        parts = [self.backend.collect(sums) for sums in (self._sums, fresh) if sums is not None]
-        total = parts[0] if parts else ClusterStats.zero(k, d, False)
-        for other in parts[1:]:
-            total = total.merge(other)
-        return Step(total, moved, scored, rechecked, effort or plain(scored))
+        return Taken(moved, scored, rechecked, effort or plain(scored))
 
     def _label_streamed(
-        self, centroids: np.ndarray, frame: Frame, follow: bool
+        self, centroids: np.ndarray, frame: Frame, prepare: Callable[[], Any], follow: bool
     ) -> Iterator[tuple[Block, Any, Any, int]]:
         """Blocks, their labels, those of the last step where they were kept, and the rows rechecked.
 
@@ -421,16 +496,13 @@ class Shard:
         that are at hand for these very centroids are used again.
         """
         at_hand = not follow and self._labels_for is not None and _same(self._labels_for, centroids)
-        prepared = None
         for number, block in enumerate(self.blocks()):
             if follow and number == len(self._followed):
                 self._followed.append(self._follow(block, centroids))
             kept = self._followed[number] if number < len(self._followed) else None
             if kept is None:
-                if prepared is None:
-                    prepared = self.backend.prepare(centroids, frame)
                 labels = self.backend.zeros(len(block.x), np.int32)
-                yield block, labels, None, self.backend.assign(block.x, prepared, labels)
+                yield block, labels, None, self.backend.assign(block.x, prepare(), labels)
                 continue
             before = kept.labels
             if before is not None and len(before) != len(block.x):
@@ -453,40 +525,46 @@ class Shard:
         self._follow_room -= size
         return _Followed(tracker)
 
-    def _step_resident(self, centroids: np.ndarray, frame: Frame) -> Step:
+    def _step_resident(
+        self, sums: Sums, summed: bool, centroids: np.ndarray, frame: Frame, prepare: Callable[[], Any]
+    ) -> Taken:
         """Step that keeps labels, so that later sums touch only the rows that moved."""
         assert self._grid is not None
         block = self._block()
         before = self._labels
-        labels, rechecked = self._label_resident(block, centroids, frame)
-        if self._sums is None:
-            self._sums = self.backend.sums(len(centroids), block.x.shape[1], block.weight is not None)
-        moved = self.backend.accumulate(self._sums, block.x, block.placed_weight, labels, before, self._grid)
-        self._labels, self._labels_for, self._spare = labels, centroids, before
+        labels, rechecked = self._label_resident(block, centroids, frame, prepare)
+        held = sums.of_all(self.backend, len(centroids), block.x.shape[1], block.weight is not None)
+        past = before if summed else None
+        moved = self.backend.accumulate(held, block.x, block.placed_weight, labels, past, self._grid)
+        if past is None and before is not None:
+            moved = int((labels != before).sum())
+        self._labels, self._spare = labels, before
         effort = plain(len(labels)) if self._tracker is None else self.backend.effort(self._tracker)
-        return Step(self.backend.collect(self._sums), moved, len(labels), rechecked, effort)
+        return Taken(moved, len(labels), rechecked, effort)
 
-    def _label_resident(self, block: Block, centroids: np.ndarray, frame: Frame) -> tuple[Any, int]:
+    def _label_resident(
+        self, block: Block, centroids: np.ndarray, frame: Frame, prepare: Callable[[], Any]
+    ) -> tuple[Any, int]:
         """Exact labels of rows in memory, with what is known from the step before; and the rows rechecked."""
         if self._labels is None:
             self._tracker = self.backend.tracker(block.x, centroids)
         labels = self.backend.zeros(len(block.x), np.int32) if self._spare is None else self._spare
         if self._tracker is None:
-            return labels, self.backend.assign(block.x, self.backend.prepare(centroids, frame), labels)
+            return labels, self.backend.assign(block.x, prepare(), labels)
         return labels, self.backend.track(self._tracker, block.x, centroids, frame, labels, self._labels)
 
     def run(
         self, centroids: np.ndarray, frame: Frame, reference: np.ndarray, tolerance: float, most: int
     ) -> Iterator[Made]:
         """Iterations that the backend makes by itself after a step, if it does, as of :meth:`Backend.run`."""
-        if not self.resident or self._labels is None or self._alone:
+        if not self.resident or self._labels is None or self._sums is None or self._alone:
             return
         assert self._grid is not None
         block = self._block()
         try:
             made = self.backend.run(
                 self._tracker,
-                self._sums,
+                self._sums.held,
                 block.x,
                 block.placed_weight,
                 self._labels,
@@ -596,25 +674,28 @@ class Shard:
 
     def labelled(self, centroids: np.ndarray, frame: Frame) -> Iterator[tuple[Block, Any, int]]:
         """Blocks with their exact labels and the rows rechecked; labels at hand are used again."""
+        prepare = lru_cache(lambda: self.backend.prepare(centroids, frame))
         if self._labels is not None and self._labels_for is not None and _same(self._labels_for, centroids):
             yield self._block(), self._labels, 0
             return
-        if self._tracker is not None and self._labels is not None:
+        known = self._k == len(centroids)
+        if known and self._tracker is not None and self._labels is not None:
             block = self._block()
-            labels, rechecked = self._label_resident(block, centroids, frame)
-            # The tracker has moved on to these centroids, so the labels must follow.
-            self._labels, self._labels_for, self._spare = labels, centroids, None
+            labels, rechecked = self._label_resident(block, centroids, frame, prepare)
+            # The tracker has moved on to these centroids, so the labels must follow; no sums are of these any more.
+            self._labels, self._labels_for, self._spare, self._sums = labels, centroids, None, None
             yield block, labels, rechecked
             return
-        if not self.resident:
-            # With other centroids than in the last step it is the end of a fit: trackers move on, and sums do not.
-            for block, labels, _, rechecked in self._label_streamed(centroids, frame, follow=False):
+        if known and not self.resident:
+            if self._labels_for is None or not _same(self._labels_for, centroids):
+                # Trackers move on, and labels with them, but sums do not.
+                self._sums, self._labels_for = None, None
+            for block, labels, _, rechecked in self._label_streamed(centroids, frame, prepare, follow=False):
                 yield block, labels, rechecked
             return
-        prepared = self.backend.prepare(centroids, frame)
         for block in self.blocks():
             labels = self.backend.zeros(len(block.x), np.int32)
-            rechecked = self.backend.assign(block.x, prepared, labels)
+            rechecked = self.backend.assign(block.x, prepare(), labels)
             yield block, labels, rechecked
 
     def _certified(self, centroids: np.ndarray, frame: Frame) -> Iterator[tuple[Block, Any, int]]:
@@ -656,14 +737,37 @@ class Shard:
         if counted is not None:
             stats = self.backend.collect(counted)
             total.counts, total.weight_hi, total.weight_lo = stats.counts, stats.weight_hi, stats.weight_lo
-        self._labels, self._labels_for, self._tracker, self._spare, self._found = None, None, None, None, kept
+        self._labels, self._labels_for, self._tracker, self._spare = None, None, None, None
+        self._found, self._found_for = kept, centroids
         self._followed, self._follow_room = [], self.follow_bytes
         return Final(total, inertia, scored, rechecked)
 
-    @property
-    def labels(self) -> Any:
-        """Labels left by :meth:`finish`, on the host, or on the device where the source is."""
-        return self._found
+    def labels(self, centroids: np.ndarray) -> Any:
+        """Labels left by :meth:`finish`, on the host, or on the device where the source is; None if of others."""
+        there = self._found_for is not None and _same(self._found_for, centroids)
+        return self._found if there else None
+
+
+def step_together(shards: Sequence[Shard], centroids: np.ndarray, frame: Frame) -> Step:
+    """Take a step on several shards that share their sums: from step to step only rows that moved are touched."""
+    backend, members = shards[0].backend, tuple(shard.number for shard in shards)
+    while True:
+        sums = shards[0].shared_sums()
+        if sums is None or sums.members != members or any(shard.shared_sums() is not sums for shard in shards):
+            sums = Sums(members)
+        prepare = lru_cache(lambda: backend.prepare(centroids, frame))
+        taken: Taken | None = None
+        for shard in shards:
+            try:
+                part = shard.step_into(sums, centroids, frame, prepare)
+            except MemoryError as error:
+                shard.retreat(error)
+                break
+            taken = part if taken is None else taken.merge(part)
+        else:
+            assert taken is not None
+            stats = sums.collect(backend, len(centroids), shards[0].source.n_features)
+            return Step(stats, taken.n_moved, taken.n_scored, taken.n_rechecked, taken.effort)
 
 
 def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:

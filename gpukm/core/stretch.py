@@ -84,6 +84,10 @@ class Stretch:
             shard.scan(np.zeros(source.n_features, source.dtype), spread=False)
         return shard
 
+    def confirms(self, part: Shard) -> bool:
+        """Whether it has been looked at, and has these rows."""
+        return part.looked and part.digest is not None and part.digest() == self.known
+
 
 class Checked(Source):
     """Another source, each pass over which has to give the same rows.

@@ -7,11 +7,29 @@ functions are given has to be picklable, and they have to be free to run twice, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 #: A value that lies where it was made; what stands for it is given to steps and functions like the value itself.
 Handle = Any
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def together(step: F) -> F:
+    """Mark a step that takes a list of parts, all that lie in one place, instead of one after another."""
+    step.together = True  # type: ignore[attr-defined]
+    return step
+
+
+def results(step: Callable[..., Any], parts: Iterable[Any], *args: Any) -> Iterator[Any]:
+    """What a step makes of parts that lie in one place: a result each, or one for all of them."""
+    if getattr(step, "together", False):
+        yield step(list(parts), *args)
+        return
+    for part in parts:
+        yield step(part, *args)
 
 
 class Opener(Protocol):
@@ -19,6 +37,13 @@ class Opener(Protocol):
 
     def open(self, *value: Any) -> Any:
         """Make the part, from a value that was placed with it if there is one."""
+
+
+class Reopener(Opener, Protocol):
+    """What a part is made from, that knows how the part should be."""
+
+    def confirms(self, part: Any) -> bool:
+        """Whether a part that is open will do, which was made by what stood in this one's place before."""
 
 
 class Placement(ABC):
@@ -52,13 +77,13 @@ class Placement(ABC):
     ) -> list[Handle]:
         """Results of ``step(part, *args)`` merged, in any order, and left where they are.
 
-        ``merge`` is associative and commutative. Where there is more than one piece, ``cut`` makes so many of a result,
-        and they are merged one by one.
+        ``step`` may be one for several parts, marked by :func:`together`; ``merge`` is associative and commutative.
+        Where there is more than one piece, ``cut`` makes so many of a result, and they are merged one by one.
         """
 
     @abstractmethod
-    def reopen(self, parts: Sequence[Opener]) -> None:
-        """Open parts from these from now on, where they have to be opened again; those that are open stay."""
+    def reopen(self, parts: Sequence[Reopener]) -> None:
+        """Open parts from these from now on; those that are open stay where these confirm them."""
 
     @abstractmethod
     def close(self) -> None:

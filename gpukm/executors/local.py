@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
-from gpukm.executors.base import Executor, Opener, Placement
+from gpukm.executors.base import Executor, Opener, Placement, Reopener, results
 
 
 class LocalPlacement(Placement):
@@ -31,10 +31,10 @@ class LocalPlacement(Placement):
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
     ) -> list[Any]:
-        whole = reduce(merge, (step(part, *args) for part in self.parts))
+        whole = reduce(merge, results(step, self.parts, *args))
         return [whole] if cut is None or pieces == 1 else list(cut(whole))
 
-    def reopen(self, parts: Sequence[Opener]) -> None:
+    def reopen(self, parts: Sequence[Reopener]) -> None:
         """Nothing to do: what is open here stays."""
 
     def close(self) -> None:

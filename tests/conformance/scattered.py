@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpukm.executors import Executor, Placement
+from gpukm.executors.base import results
 
 
 def sent(value: Any) -> Any:
@@ -30,8 +32,8 @@ class ScatteredPlacement(Placement):
         """The first result is lost; the arguments were left as they were, or the second run goes wrong."""
         opener, values = pickle.loads(self._pickled[number])
         shared, (step, *args) = opener.open(*values), sent((step, *args))
-        step(shared, *args)
-        return sent(step(shared, *args))
+        next(results(step, [shared], *args))
+        return sent(next(results(step, [shared], *args)))
 
     def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
         numbers = list(range(len(self))) if each is None else sorted(each)
@@ -99,3 +101,79 @@ class ScatteredExecutor(Executor):
 
     def pieces(self, size_bytes: int) -> int:
         return 3
+
+
+class FicklePlacement(Placement):
+    """Parts on workers that come and go: they change owners, are lost, and steps of long ago are taken again."""
+
+    def __init__(self, parts: Sequence[Any], values: Sequence[Any] | None, choose: random.Random) -> None:
+        self.openers, self._choose = list(parts), choose
+        self._values = [() for _ in parts] if values is None else [(value,) for value in values]
+        self._open: list[dict[int, Any]] = [{} for _ in range(3)]
+        self._owner = [choose.randrange(3) for _ in parts]
+        self._version = 0
+        self._past: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
+
+    def __len__(self) -> int:
+        return len(self.openers)
+
+    def _part(self, worker: int, number: int) -> Any:
+        opener, values = sent((self.openers[number], self._values[number]))
+        held = self._open[worker]
+        if number not in held or (held[number][0] < self._version and not opener.confirms(held[number][1])):
+            held[number] = self._version, opener.open(*values)
+        held[number] = self._version, held[number][1]
+        return held[number][1]
+
+    def _befall(self) -> None:
+        """What may happen between two steps; a worker keeps parts that it does not own any more."""
+        for number in range(len(self)):
+            if self._choose.random() < 0.1:
+                self._owner[number] = self._choose.randrange(3)
+        if self._choose.random() < 0.1:
+            self._open[self._choose.randrange(3)].clear()
+        if self._past and self._choose.random() < 0.3:
+            worker, step, args = self._choose.choice(self._past[-6:])
+            mine = [i for i in range(len(self)) if self._owner[i] == worker]
+            list(results(step, [self._part(worker, i) for i in mine], *args)) if mine else None
+
+    def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
+        self._befall()
+        numbers = list(range(len(self))) if each is None else sorted(each)
+        more = [() if each is None else each[i] for i in numbers]
+        return [
+            sent(step(self._part(self._owner[i], i), *sent(args), *sent(m))) for i, m in zip(numbers, more, strict=True)
+        ]
+
+    def reduce(
+        self,
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        *args: Any,
+        cut: Callable[[Any], Sequence[Any]] | None = None,
+        pieces: int = 1,
+    ) -> list[Any]:
+        self._befall()
+        found = []
+        for worker in self._choose.sample(range(3), 3):
+            mine = [i for i in range(len(self)) if self._owner[i] == worker]
+            if mine:
+                found += [sent(r) for r in results(step, [self._part(worker, i) for i in mine], *sent(args))]
+                self._past.append((worker, step, sent(args)))
+        if cut is None or pieces == 1:
+            return [functools.reduce(merge, found)]
+        cuts = [cut(value) for value in found]
+        return [functools.reduce(merge, [cut[i] for cut in cuts]) for i in range(pieces)]
+
+    def reopen(self, parts: Sequence[Any]) -> None:
+        self.openers, self._version = list(parts), self._version + 1
+
+    def close(self) -> None:
+        self._open = [{} for _ in range(3)]
+
+
+class FickleExecutor(ScatteredExecutor):
+    """Keeps what it can, and does again what was done before."""
+
+    def place(self, parts: Sequence[Any], values: Sequence[Any] | None = None) -> FicklePlacement:  # type: ignore[override]
+        return FicklePlacement(parts, values, random.Random(self.seed))

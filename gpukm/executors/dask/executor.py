@@ -20,7 +20,7 @@ from distributed import Client, Future, KilledWorker, wait
 from distributed.client import FutureCancelledError
 
 from gpukm.errors import ExecutorError
-from gpukm.executors.base import Executor, Handle, Opener, Placement
+from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener
 from gpukm.executors.dask import worker
 
 #: Values merged by one task.
@@ -188,7 +188,7 @@ class DaskPlacement(Placement):
 
     def __init__(self, executor: DaskExecutor, parts: Sequence[Opener], values: Sequence[Handle] | None) -> None:
         self._executor, self.openers, self._n = executor, list(parts), len(parts)
-        self._name = uuid.uuid4().hex
+        self._name, self._version = uuid.uuid4().hex, 0
         self._openers = executor.share(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}
@@ -222,8 +222,8 @@ class DaskPlacement(Placement):
             for number in range(pieces)
         ]
 
-    def reopen(self, parts: Sequence[Opener]) -> None:
-        self.openers = list(parts)
+    def reopen(self, parts: Sequence[Reopener]) -> None:
+        self.openers, self._version = list(parts), self._version + 1
         self._openers = self._executor.share(self.openers)
 
     def close(self) -> None:
@@ -243,10 +243,8 @@ class DaskPlacement(Placement):
         """One worker's part of a step."""
         values = [] if self._values is None else [self._values[number] for number in numbers]
         own = [] if each is None else [each[number] for number in numbers]
-        return self._executor.submit(
-            worker.run, self._name, self._openers, list(numbers), step, merge, cut, len(values), own, *values, *args,
-            on=on,
-        )  # fmt: skip
+        given = (list(numbers), step, merge, cut, len(values), own, *values, *args)
+        return self._executor.submit(worker.run, self._name, self._version, self._openers, *given, on=on)
 
     def _tree(self, merge: Callable[[Any, Any], Any], tasks: list[Future]) -> Future:
         """Merge the values of tasks, a few at a time."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
 from distributed import get_worker
 
 from gpukm.backends.select import use_threads
-from gpukm.executors.base import Opener
+from gpukm.executors.base import Reopener, results
 
 #: Seconds after which parts that nobody asks for are closed: their fit may have been broken off.
 IDLE_SECONDS = 900.0
@@ -21,7 +21,7 @@ class _Open:
     """The parts of one placement that are open in this process."""
 
     def __init__(self) -> None:
-        self.parts: dict[int, Any] = {}
+        self.parts: dict[int, tuple[int, Any]] = {}  # by number, with the version of the openers they were made by
         self.used = time.monotonic()
         # A worker may run two tasks at once, and may be given a lost one's parts while it works on its own.
         self.lock = threading.RLock()
@@ -34,7 +34,8 @@ _OPENED = {"parts": 0}
 
 def run(
     placement: str,
-    openers: Sequence[Opener],
+    version: int,
+    openers: Sequence[Reopener],
     numbers: Sequence[int],
     step: Callable[..., Any],
     merge: Callable[[Any, Any], Any] | None,
@@ -49,7 +50,9 @@ def run(
     ----------
     placement : str
         Which placement the parts belong to.
-    openers : sequence of Opener
+    version : int
+        How often its openers have been replaced.
+    openers : sequence of Reopener
         Of all its parts.
     numbers : sequence of int
         The parts to work on.
@@ -65,19 +68,20 @@ def run(
         held = _PLACEMENTS.setdefault(placement, _Open())
     values, args = given[:n_values], given[n_values:]
 
-    def steps() -> Any:
+    def parts() -> Iterator[Any]:
         for i, number in enumerate(numbers):
-            part = held.parts.get(number)
-            if part is None:
-                part = held.parts[number] = openers[number].open(*values[i : i + 1])
+            made, part = held.parts.get(number, (-1, None))
+            if made < 0 or (made < version and not openers[number].confirms(part)):
+                part = openers[number].open(*values[i : i + 1])
                 _OPENED["parts"] += 1
-            yield step(part, *args, *(each[i] if each else ()))
+            held.parts[number] = max(made, version), part
+            yield part
 
     with held.lock:
         try:
             if merge is None:
-                return list(steps())
-            whole = reduce(merge, steps())
+                return [step(part, *args, *(each[i] if each else ())) for i, part in enumerate(parts())]
+            whole = reduce(merge, results(step, parts(), *args))
         finally:
             held.used = time.monotonic()
             _close_idle()

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 
 from gpukm import assign, kmeans
-from tests.conformance.scattered import ScatteredExecutor
+from tests.conformance.scattered import FickleExecutor, ScatteredExecutor
 
 K = 20
 
@@ -57,6 +57,19 @@ def test_bits(name: str, weighted: bool) -> None:
     assert there.settings == alone.settings
     assert [r.shift for r in there.history] == [r.shift for r in alone.history]
     assert [r.n_empty for r in there.history] == [r.n_empty for r in alone.history]
+
+
+@pytest.mark.parametrize("name", ["array", "empty", "k-means++", "random", "cosine with empty clusters", "best"])
+@pytest.mark.parametrize("seed", range(4))
+def test_workers_that_come_and_go_and_do_things_again(name: str, seed: int, tmp_path: Path) -> None:
+    settings = {"n_clusters": K, "seed": 3, **SETTINGS[name]}
+    np.save(tmp_path / "rows.npy", rows())
+    alone = kmeans(rows(), **settings)
+    for room in (None, 100_000):
+        fickle = FickleExecutor(seed, room)
+        there = kmeans(str(tmp_path / "rows.npy"), executor=fickle, n_shards=5, batch_size=60, **settings)
+        assert there.digest() == alone.digest()
+        assert [r.shift for r in there.history] == [r.shift for r in alone.history]
 
 
 @pytest.mark.parametrize("room", [None, 1000])
