@@ -237,6 +237,19 @@ def test_scheduler_file_certificates_and_resources(secured: Path, tls: Tls, monk
     assert not said or "waiting up to 60 s for a worker of file:" in said[0]
 
 
+def test_certificates_of_dasks_own_configuration(
+    secured: Path, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+    import distributed  # noqa: F401  its defaults must be there before they are changed
+
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 20.0)
+    files = {"ca-file": tls.ca, "client.cert": tls.cert, "client.key": tls.key}
+    settings = {f"distributed.comm.tls.{name}": path for name, path in files.items()}
+    with dask.config.set(settings), open_cluster(f"file:{secured}") as client:
+        assert client.submit(sum, [1, 2]).result(10) == 3
+
+
 def test_certificates_of_another_authority_are_told(secured: Path, tmp_path: Path, tls: Tls) -> None:
     deadline = time.monotonic() + 20
     while not secured.exists() and time.monotonic() < deadline:
@@ -336,6 +349,23 @@ def test_without_a_gpu_there_is_no_such_cluster(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(import_module("gpukm.backends.select"), "kernels", lambda: {"gpu": (False, "no driver")})
     with pytest.raises(BackendUnavailableError, match="finds no GPU: no driver"), open_cluster("cuda"):
         pass
+
+
+def test_leaving_a_scheduler_that_has_gone_takes_no_time(dask: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "scheduler.json"
+    options = ("--scheduler-file", str(path), "--host", "127.0.0.1", "--no-dashboard")
+    scheduler = dask("scheduler", "--port", "0", *options)
+    dask("worker", "--no-nanny", *options)
+    for _ in range(40):
+        if path.exists():
+            break
+        time.sleep(0.5)
+    with open_cluster(f"file:{path}") as client:
+        scheduler.kill()
+        scheduler.wait()
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert client.status == "closed"
 
 
 def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
