@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gpukm.errors import BackendUnavailableError, ConfigError, ExecutorError
-from gpukm.executors.dask import clusters
+from gpukm.executors.dask import clusters, schedulers
 from gpukm.executors.dask.clusters import open_cluster, parse_cluster
 from gpukm.executors.dask.preflight import preflight
 from gpukm.executors.dask.tls import Tls, tls_of
@@ -154,7 +154,7 @@ def test_a_scheduler_that_runs_is_used_and_left_running(client: Any) -> None:
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 0.5)
     began = time.monotonic()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but not listening
@@ -174,7 +174,7 @@ def test_an_unknown_host() -> None:
 
 
 def test_something_else_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(schedulers, "ANSWER_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         words = r"does not answer as a Dask scheduler within 0\.3 s"
@@ -189,7 +189,7 @@ def test_the_address_of_a_worker(client: Any) -> None:
 
 
 def test_a_scheduler_file_that_is_not_there_or_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 0.3)
     path = tmp_path / "scheduler.json"
     for content, words in (
         (None, "does not exist"),
@@ -227,7 +227,7 @@ def secured(dask: Callable[..., Any], tls: Tls, tmp_path_factory: pytest.TempPat
 
 
 def test_scheduler_file_certificates_and_resources(secured: Path, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 20.0)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 20.0)
     said: list[str] = []
     with open_cluster(f"file:{secured}", tls=tls, say=said.append) as client:
         assert client.scheduler.address.startswith("tls://")
@@ -243,7 +243,7 @@ def test_certificates_of_dasks_own_configuration(
     import dask
     import distributed  # noqa: F401  its defaults must be there before they are changed
 
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 20.0)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 20.0)
     files = {"ca-file": tls.ca, "client.cert": tls.cert, "client.key": tls.key}
     settings = {f"distributed.comm.tls.{name}": path for name, path in files.items()}
     with dask.config.set(settings), open_cluster(f"file:{secured}") as client:
