@@ -14,41 +14,32 @@ Whatever is started here is closed here, and nothing else is.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
-import json
 import os
 import re
-import socket
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, filterwarnings
 
 from gpukm.errors import BackendUnavailableError, ConfigError, ExecutorError
-from gpukm.executors.dask.kubernetes import RunningCluster, read_kubernetes
+from gpukm.executors.dask.kubernetes import RunningCluster
+from gpukm.executors.dask.manifest import read_kubernetes
 from gpukm.executors.dask.profiles import read_profile
+from gpukm.executors.dask.schedulers import ADDRESS, greet, in_a_line, reach, scheduler_of
 from gpukm.executors.dask.slurm import SlurmProfile, start_slurm
 from gpukm.executors.dask.tls import Tls, security
 from gpukm.sources.location import shown
 
 if TYPE_CHECKING:
-    from distributed import Client, Security
+    from distributed import Client
 
 KINDS = "local[:N], cuda[:DEVICES], tcp://host:port, tls://host:port, file:PATH, slurm:PROFILE or kubernetes:PROFILE"
-#: How long a scheduler, or the file that names it, is waited for.
-CONNECT_SECONDS = 5.0
-#: How long it may take to answer.
-ANSWER_SECONDS = 15.0
-#: How long its first worker is waited for, where nothing else is said.
+#: How long the first worker is waited for, where nothing else is said.
 WAIT_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _DEVICES = re.compile(r"[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
-_ADDRESS = re.compile(r"(tcp|tls)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+):(?P<port>[0-9]{1,5})/?")
 
 
 @contextmanager
@@ -114,7 +105,7 @@ def open_cluster(
             stack.callback(running.close)
             client = _client(stack, running.address)
         else:
-            client = _client(stack, _scheduler_of(rest) if kind == "file" else rest, tls)
+            client = _client(stack, scheduler_of(rest) if kind == "file" else rest, tls)
         _wait_for_worker(client, wait, shown(text), say)
         yield client
 
@@ -136,7 +127,7 @@ def parse_cluster(text: str) -> tuple[str, str]:
     """
     text = text.strip()
     if re.match(r"(tcp|tls):", text):
-        found = _ADDRESS.fullmatch(text)
+        found = ADDRESS.fullmatch(text)
         if found is None or not 0 < int(found["port"]) < 2**16:
             raise ConfigError(
                 f"cluster {shown(text)!r} is no address of a scheduler; expected tcp://host:port, or tls://"
@@ -225,7 +216,7 @@ def _started(stack: ExitStack, kind: Any, options: dict[str, Any], memory: int |
             **options,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ExecutorError(f"no cluster can be started on this machine: {_line(error)}") from error
+        raise ExecutorError(f"no cluster can be started on this machine: {in_a_line(error)}") from error
     return stack.enter_context(cluster)
 
 
@@ -237,8 +228,8 @@ def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
     checked = None
     if isinstance(target, str):
         checked = security(tls, target)
-        _reach(target)
-        _greet(target, checked)
+        reach(target)
+        greet(target, checked)
     with catch_warnings():
         # What differs in a way that matters is found by the preflight, with the workers' names.
         filterwarnings("ignore", category=VersionMismatchWarning)
@@ -246,7 +237,7 @@ def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
             client = Client(target, security=checked, set_as_default=False, name="gpukm")
         except (OSError, ValueError, RuntimeError) as error:
             where = target if isinstance(target, str) else "the cluster that was started"
-            raise ExecutorError(f"{where} takes no client: {_line(error)}") from error
+            raise ExecutorError(f"{where} takes no client: {in_a_line(error)}") from error
     stack.callback(_close, client)
     return client
 
@@ -255,85 +246,6 @@ def _close(client: Client) -> None:
     """Close a client, also where its scheduler is gone."""
     with suppress(TimeoutError, OSError):
         client.close(timeout=_CLOSE_SECONDS)
-
-
-def _line(error: BaseException) -> str:
-    """An error's text in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _scheduler_of(path: str) -> str:
-    """The address in a scheduler file, which may be about to be written."""
-    deadline = time.monotonic() + CONNECT_SECONDS
-    while True:
-        reason = ""
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            address = found.get("address") if isinstance(found, dict) else None
-            if isinstance(address, str) and _ADDRESS.fullmatch(address):
-                return address
-            reason = "holds no address of a scheduler"
-        except FileNotFoundError:
-            reason = "does not exist"
-        except ValueError:
-            reason = "is not JSON"
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-        if time.monotonic() > deadline:
-            raise ExecutorError(
-                f"the scheduler file {path} {reason}, after {CONNECT_SECONDS:g} s; start one by: "
-                f"dask scheduler --scheduler-file {path}"
-            )
-        time.sleep(0.1)
-
-
-def _reach(address: str) -> None:
-    """Open a connection and close it: the system says at once and exactly what Dask would only time out on."""
-    found = _ADDRESS.fullmatch(address)
-    assert found is not None
-    host, port = found["host"].strip("[]"), int(found["port"])
-    deadline = time.monotonic() + CONNECT_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
-            return
-        except socket.gaierror:
-            raise ExecutorError(f"the host of {address} is not known; check its name") from None
-        except OSError as error:
-            if time.monotonic() < deadline and not isinstance(error, TimeoutError):
-                time.sleep(0.2)  # it may be about to start
-                continue
-            reason = "nobody listens there" if isinstance(error, ConnectionRefusedError) else _line(error)
-            raise ExecutorError(
-                f"no scheduler can be reached at {address}: {reason}, after {CONNECT_SECONDS:g} s; check the address "
-                "and the firewall, or start one by: dask scheduler"
-            ) from None
-
-
-def _greet(address: str, checked: Security | None) -> None:
-    """Ask who is there: Dask itself waits for ever for an answer, and says little of certificates."""
-    from distributed import Security, rpc
-
-    async def ask() -> str:
-        arguments = (checked or Security()).get_connection_args("client")
-        async with rpc(address, connection_args=arguments) as remote:
-            return str((await asyncio.wait_for(remote.identity(), ANSWER_SECONDS))["type"])
-
-    try:
-        with ThreadPoolExecutor(1) as pool:  # a notebook's thread has a loop already
-            kind = pool.submit(asyncio.run, ask()).result()
-    except TimeoutError:
-        raise ExecutorError(
-            f"what listens at {address} does not answer as a Dask scheduler within {ANSWER_SECONDS:g} s; is it one, "
-            "and does it run?"
-        ) from None
-    except OSError as error:
-        hint = "are its certificates signed by tls_ca, and does it take ours?"
-        if not address.startswith("tls://"):
-            hint = "is it one, and does it want tls://?"
-        raise ExecutorError(f"{address} does not answer as a Dask scheduler ({_line(error)}); {hint}") from None
-    if kind != "Scheduler":
-        raise ExecutorError(f"{address} is the address of a {kind}; give that of the scheduler")
 
 
 def _wait_for_worker(client: Client, seconds: float, shown_text: str, say: Callable[[str], None]) -> None:

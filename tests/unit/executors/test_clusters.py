@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gpukm.errors import BackendUnavailableError, ConfigError, ExecutorError
-from gpukm.executors.dask import clusters
+from gpukm.executors.dask import clusters, schedulers
 from gpukm.executors.dask.clusters import open_cluster, parse_cluster
 from gpukm.executors.dask.preflight import preflight
 from gpukm.executors.dask.tls import Tls, tls_of
@@ -154,7 +154,7 @@ def test_a_scheduler_that_runs_is_used_and_left_running(client: Any) -> None:
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 0.5)
     began = time.monotonic()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but not listening
@@ -174,7 +174,7 @@ def test_an_unknown_host() -> None:
 
 
 def test_something_else_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(schedulers, "ANSWER_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         words = r"does not answer as a Dask scheduler within 0\.3 s"
@@ -189,7 +189,7 @@ def test_the_address_of_a_worker(client: Any) -> None:
 
 
 def test_a_scheduler_file_that_is_not_there_or_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 0.3)
     path = tmp_path / "scheduler.json"
     for content, words in (
         (None, "does not exist"),
@@ -227,7 +227,7 @@ def secured(dask: Callable[..., Any], tls: Tls, tmp_path_factory: pytest.TempPat
 
 
 def test_scheduler_file_certificates_and_resources(secured: Path, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 20.0)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 20.0)
     said: list[str] = []
     with open_cluster(f"file:{secured}", tls=tls, say=said.append) as client:
         assert client.scheduler.address.startswith("tls://")
@@ -235,6 +235,19 @@ def test_scheduler_file_certificates_and_resources(secured: Path, tls: Tls, monk
         assert [dict(worker.resources) for worker in found.workers] == [{"GPU": 1.0}]
         assert client.submit(sum, [1, 2], resources={"GPU": 1}).result(10) == 3
     assert not said or "waiting up to 60 s for a worker of file:" in said[0]
+
+
+def test_certificates_of_dasks_own_configuration(
+    secured: Path, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+    import distributed  # noqa: F401  its defaults must be there before they are changed
+
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 20.0)
+    files = {"ca-file": tls.ca, "client.cert": tls.cert, "client.key": tls.key}
+    settings = {f"distributed.comm.tls.{name}": path for name, path in files.items()}
+    with dask.config.set(settings), open_cluster(f"file:{secured}") as client:
+        assert client.submit(sum, [1, 2]).result(10) == 3
 
 
 def test_certificates_of_another_authority_are_told(secured: Path, tmp_path: Path, tls: Tls) -> None:
@@ -336,6 +349,23 @@ def test_without_a_gpu_there_is_no_such_cluster(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(import_module("gpukm.backends.select"), "kernels", lambda: {"gpu": (False, "no driver")})
     with pytest.raises(BackendUnavailableError, match="finds no GPU: no driver"), open_cluster("cuda"):
         pass
+
+
+def test_leaving_a_scheduler_that_has_gone_takes_no_time(dask: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "scheduler.json"
+    options = ("--scheduler-file", str(path), "--host", "127.0.0.1", "--no-dashboard")
+    scheduler = dask("scheduler", "--port", "0", *options)
+    dask("worker", "--no-nanny", *options)
+    for _ in range(40):
+        if path.exists():
+            break
+        time.sleep(0.5)
+    with open_cluster(f"file:{path}") as client:
+        scheduler.kill()
+        scheduler.wait()
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert client.status == "closed"
 
 
 def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

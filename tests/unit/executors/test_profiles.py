@@ -18,7 +18,8 @@ import pytest
 
 from gpukm.errors import ConfigError, ExecutorError
 from gpukm.executors.dask.clusters import open_cluster
-from gpukm.executors.dask.kubernetes import KubernetesProfile, RunningCluster, manifest_of, read_kubernetes
+from gpukm.executors.dask.kubernetes import RunningCluster
+from gpukm.executors.dask.manifest import KubernetesProfile, manifest_of, read_kubernetes
 from gpukm.executors.dask.profiles import read_profile
 from gpukm.executors.dask.slurm import SlurmProfile, slurm_options, start_slurm
 from gpukm.executors.dask.tls import Tls
