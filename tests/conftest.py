@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# How long an example takes says nothing on a machine that does other work, too; pytest's own limit ends what hangs.
+hypothesis.settings.register_profile("gpukm", deadline=None)
+hypothesis.settings.load_profile("gpukm")
 
 
 @pytest.fixture(scope="session")

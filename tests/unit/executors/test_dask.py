@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -132,7 +133,8 @@ def _strike(where: tuple[str, str], marker: str, signal_number: int) -> None:
         os.kill(os.getpid(), signal_number)
         return function(*args, **kwargs)
 
-    setattr(place, name, struck)
+    # Marks of a step are kept.
+    setattr(place, name, functools.update_wrapper(struck, function))
 
 
 PHASES = {
