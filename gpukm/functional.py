@@ -251,6 +251,7 @@ def fit_iter(
     name = method if isinstance(method, str) else "array" if isinstance(method, np.ndarray) else "callable"
     return replace(
         best,
+        work=None if runner is None else runner.work(),
         backend=used,
         rejected=rejected,
         warnings=warnings,

@@ -60,6 +60,10 @@ TlsCert = Annotated[str | None, typer.Option("--tls-cert", metavar="PATH", help=
 TlsKey = Annotated[
     str | None, typer.Option("--tls-key", metavar="PATH", help="Its key (default: in the file of --tls-cert).")
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="PATH", help="Write Dask's report on the cluster's work, an HTML page."),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only rows whose column has this value (repeatable)."),

@@ -18,6 +18,7 @@ from gpukm.cli._options import (
     Json,
     MemoryLimit,
     Model,
+    Profile,
     Ref,
     Store,
     Threads,
@@ -71,6 +72,7 @@ def assign(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    profile: Profile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -104,7 +106,7 @@ def assign(
 
         opened = Snapshots.open(settings.store)
         found = opened.load(the_model(opened, settings.model, source), snapshot)
-        with open_executor(settings, [source], out.note, out.warn) as executor:
+        with open_executor(settings, [source], out.note, out.warn, profile) as executor:
             progress = out.progress()
             try:
                 done = run(

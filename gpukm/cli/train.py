@@ -18,6 +18,7 @@ from gpukm.cli._options import (
     Json,
     MemoryLimit,
     Model,
+    Profile,
     Store,
     Threads,
     TlsCa,
@@ -153,6 +154,7 @@ def train(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    profile: Profile = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="URL", help="Save the state of the fit in this folder or URL.")
     ] = None,
@@ -211,7 +213,7 @@ def train(
             _say_if_absent(out, settings.checkpoint)
         from gpukm.pipeline.cluster import open_executor
 
-        with open_executor(settings, [source], out.note, out.warn) as executor:
+        with open_executor(settings, [source], out.note, out.warn, profile) as executor:
             progress = out.progress()
             try:
                 done = run(settings, source, resume=resume, dry_run=dry_run, progress=progress, executor=executor)
@@ -231,6 +233,8 @@ def train(
         out.detail("seconds: " + ", ".join(f"{name} {value}" for name, value in done.seconds.items()))
         assert done.result is not None
         out.detail(done.result.labelling)
+        if done.result.work is not None:
+            out.detail(done.result.effort_there)
         out.result(_data(done, report), lambda: _render(done, snapshot))
 
 

@@ -87,6 +87,9 @@ class FitResult:
         Every resolved setting that decides the result (JSON types only).
     warnings : tuple of str
         What was doubtful: constant columns, fewer distinct rows than clusters.
+    work : dict of str to int, or None
+        Of a fit on a cluster: workers, those lost and joined, tasks and those that another worker had to take, parts of
+        the data opened again, and bytes moved between workers.
     """
 
     centroids: np.ndarray
@@ -109,6 +112,7 @@ class FitResult:
     rejected: tuple[tuple[str, str], ...] = ()
     settings: dict[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    work: dict[str, int] | None = None
 
     @property
     def labelling(self) -> str:
@@ -121,6 +125,18 @@ class FitResult:
         return (
             f"{text}, {self.n_rechecked - crowded:,} decided among what bounds left "
             f"({self.rechecks.n_pairs:,} distances), {crowded:,} among all centroids"
+        )
+
+    @property
+    def effort_there(self) -> str:
+        """What a fit on a cluster took, in words; empty where there was none."""
+        if self.work is None:
+            return ""
+        w = self.work
+        return (
+            f"{w['workers']} workers ({w['workers_lost']} lost, {w['workers_joined']} joined), {w['tasks']:,} tasks "
+            f"({w['tasks_retried']:,} retried), {w['parts_reopened']:,} parts of the data read again, "
+            f"{w['bytes_moved'] / 1e6:,.1f} MB moved between workers"
         )
 
     def digest(self) -> str:

@@ -122,6 +122,10 @@ class Executor(ABC):
     def room_bytes(self) -> int | None:
         """Memory for parts, all together; None where it is not limited."""
 
+    def work(self) -> dict[str, int] | None:
+        """What the work took so far, by name; None where there is nothing to tell."""
+        return None
+
     @abstractmethod
     def pieces(self, size_bytes: int) -> int:
         """Into how many pieces to cut a value of this size, for its pieces to be merged side by side."""

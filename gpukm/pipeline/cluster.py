@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gpukm.config import Settings
-from gpukm.errors import ConfigError
+from gpukm.errors import BackendUnavailableError, ConfigError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -48,6 +49,7 @@ def open_executor(
     paths: Sequence[str],
     say: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = lambda text: None,
+    profile: str | None = None,
 ) -> Iterator[Executor | None]:
     """Workers that have been looked at and are fit for the job; None where the settings name no cluster.
 
@@ -58,6 +60,8 @@ def open_executor(
         Files, folders, globs or URLs that workers will read.
     say, warn : callable
         Told in a line what is waited for and who works, and what is doubtful of them.
+    profile : str or None
+        File for Dask's report on what was done when and where, an HTML page.
 
     Raises
     ------
@@ -65,8 +69,16 @@ def open_executor(
         As :func:`open_workers` and :func:`gpukm.executors.dask.preflight.preflight`.
     """
     if settings.cluster is None:
+        if profile is not None:
+            raise ConfigError("--profile reports on a cluster; name one with --cluster")
         yield None
         return
+    if profile is not None:
+        from gpukm.pipeline.files import check_writable
+
+        check_writable(profile, "the profile")
+        if find_spec("bokeh") is None:
+            raise BackendUnavailableError("--profile needs bokeh; install it by: pip install 'gpukm[profile]'")
     from gpukm.executors.dask.executor import DaskExecutor
     from gpukm.executors.dask.preflight import preflight
 
@@ -80,4 +92,13 @@ def open_executor(
             warn(text)
         workers = found.offering({"GPU": 1}) if on_gpu else found.workers
         say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
-        yield DaskExecutor(client, {"GPU": 1} if on_gpu else None)
+        with client.as_current(), nullcontext() if profile is None else _report(profile):
+            yield DaskExecutor(client, {"GPU": 1} if on_gpu else None)
+
+
+def _report(path: str) -> AbstractContextManager[Any]:
+    """Dask's own report on what happens within."""
+    from distributed import performance_report
+
+    report: AbstractContextManager[Any] = performance_report(path)
+    return report

@@ -147,6 +147,7 @@ def provenance_of(
         "resident": planned.resident,
         "batch_rows": planned.batch_rows,
         "memory_limit_bytes": planned.memory_limit_bytes,
+        **({} if result.work is None else {"cluster": result.work}),
         "rows_scored": result.n_scored,
         "rows_rechecked": result.n_rechecked,
         "rechecks": None if result.rechecks is None else asdict(result.rechecks),

@@ -88,7 +88,8 @@ def fit_with_checkpoints(
                 reading.held is not None or executor is not None
             ):  # rows that are streamed here are seen as they are read
                 progress.seen(reading.n_rows)
-            progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}")
+            who = "" if executor is None else f", {executor.width()} workers"
+            progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}{who}")
             progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
     except ExecutorError:

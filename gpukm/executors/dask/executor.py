@@ -59,6 +59,33 @@ class DaskExecutor(Executor):
         self._workers: dict[str, int] = {}
         self._memory: dict[str, int | None] = {}
         self._looked = float("-inf")
+        self._n_tasks = self._reopened = self._retried = self._lost_workers = self._joined = 0
+        self._sent_before: int | None = None
+
+    def work(self) -> dict[str, int]:
+        """What the work took so far: counts, of what has been closed; and bytes, of workers that are there still."""
+        sent = self._sent()
+        return {
+            "workers": len(self._workers),
+            "workers_lost": self._lost_workers,
+            "workers_joined": self._joined,
+            "tasks": self._n_tasks,
+            "tasks_retried": self._retried,
+            "parts_reopened": self._reopened,
+            "bytes_moved": max(0, sent - (self._sent_before or 0)),
+        }
+
+    def note(self, placement: str, n_parts: int) -> None:
+        """Count what happened to the parts of a placement."""
+        told = [event for _, event in self.client.get_events(worker.TOPIC) if event.get("placement") == placement]
+        self._retried += sum("retried" in event for event in told)
+        self._reopened += max(0, sum("opened" in event for event in told) - n_parts)
+
+    def _sent(self) -> int:
+        """Bytes that workers have given to each other."""
+        with suppress(OSError, ValueError, TimeoutError):
+            return sum(self.client.run(worker.sent_bytes, on_error="ignore").values())
+        return 0
 
     def place(self, parts: Sequence[Opener], values: Sequence[Any] | None = None) -> DaskPlacement:
         """As of an executor; ``values`` may be Dask's own delayed ones, which stay on the cluster."""
@@ -90,6 +117,7 @@ class DaskExecutor(Executor):
     def submit(self, function: Callable[..., Any], *args: Any, on: str | None = None) -> Future:
         """Start a task; ``on`` names the worker that should take it, unless it is lost."""
         name = getattr(function, "__name__", "call")
+        self._n_tasks += 1
         more: dict[str, Any] = {"workers": [on], "allow_other_workers": True} if on else {}
         if self.resources:
             more["resources"] = self.resources
@@ -132,8 +160,12 @@ class DaskExecutor(Executor):
             return self._workers
         began = time.monotonic()
         while True:
-            self._workers = self._look()
+            before, self._workers = self._workers, self._look()
+            self._lost_workers += len(before.keys() - self._workers.keys())
+            self._joined += len(self._workers.keys() - before.keys()) if self._sent_before is not None else 0
             if self._workers:
+                if self._sent_before is None:
+                    self._sent_before = self._sent()
                 self._looked = time.monotonic()
                 return self._workers
             if time.monotonic() - began > self.patience_seconds:
@@ -229,6 +261,7 @@ class DaskPlacement(Placement):
     def close(self) -> None:
         with suppress(OSError, ValueError, TimeoutError):
             self._executor.client.run(worker.forget, self._name, on_error="ignore")
+            self._executor.note(self._name, self._n)
 
     def _task(
         self,
@@ -244,7 +277,7 @@ class DaskPlacement(Placement):
         values = [] if self._values is None else [self._values[number] for number in numbers]
         own = [] if each is None else [each[number] for number in numbers]
         given = (list(numbers), step, merge, cut, len(values), own, *values, *args)
-        return self._executor.submit(worker.run, self._name, self._version, self._openers, *given, on=on)
+        return self._executor.submit(worker.run, self._name, on, self._version, self._openers, *given, on=on)
 
     def _tree(self, merge: Callable[[Any, Any], Any], tasks: list[Future]) -> Future:
         """Merge the values of tasks, a few at a time."""

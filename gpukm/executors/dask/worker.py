@@ -13,6 +13,8 @@ from distributed import get_worker
 from gpukm.backends.select import use_threads
 from gpukm.executors.base import Reopener, results
 
+#: What the scheduler remembers is filed under.
+TOPIC = "gpukm"
 #: Seconds after which parts that nobody asks for are closed: their fit may have been broken off.
 IDLE_SECONDS = 900.0
 
@@ -29,11 +31,11 @@ class _Open:
 
 _PLACEMENTS: dict[str, _Open] = {}
 _LOCK = threading.Lock()
-_OPENED = {"parts": 0}
 
 
 def run(
     placement: str,
+    on: str,
     version: int,
     openers: Sequence[Reopener],
     numbers: Sequence[int],
@@ -50,6 +52,8 @@ def run(
     ----------
     placement : str
         Which placement the parts belong to.
+    on : str
+        Address of the worker that was asked.
     version : int
         How often its openers have been replaced.
     openers : sequence of Reopener
@@ -64,6 +68,8 @@ def run(
         Arguments for each part alone; empty where there are none.
     """
     use_threads(get_worker().state.nthreads)
+    if get_worker().address != on:
+        told(placement, "retried", len(numbers))
     with _LOCK:
         held = _PLACEMENTS.setdefault(placement, _Open())
     values, args = given[:n_values], given[n_values:]
@@ -73,7 +79,7 @@ def run(
             made, part = held.parts.get(number, (-1, None))
             if made < 0 or (made < version and not openers[number].confirms(part)):
                 part = openers[number].open(*values[i : i + 1])
-                _OPENED["parts"] += 1
+                told(placement, "opened", number)
             held.parts[number] = max(made, version), part
             yield part
 
@@ -120,9 +126,15 @@ def forget(placement: str, numbers: Sequence[int] | None = None) -> None:
         held.parts.pop(number, None)  # type: ignore[union-attr]
 
 
-def opened() -> int:
-    """How many parts this process has opened so far."""
-    return _OPENED["parts"]
+def told(placement: str, what: str, number: int) -> None:
+    """Have the scheduler remember what happened to a placement."""
+    get_worker().log_event(TOPIC, {"placement": placement, what: number})
+
+
+def sent_bytes(dask_worker: Any) -> int:
+    """Bytes of values that a worker has given to others so far."""
+    totals = getattr(dask_worker, "digests_total", {})
+    return int(totals.get(("get-data", "memory-read", "bytes"), 0))
 
 
 def _close_idle() -> None:
