@@ -165,7 +165,10 @@ class _RemoteFolder(PartFolder):
     def begin(self) -> None:
         with self._reached() as (fs, path):
             fs.makedirs(path, exist_ok=True)
-            fs.pipe_file(f"{path}/{UNFINISHED}", b"gpukm is writing here, or was stopped while it did\n")
+            try:
+                fs.pipe_file(f"{path}/{UNFINISHED}", b"gpukm writes here, or was stopped while it did\n", mode="create")
+            except FileExistsError:
+                raise self._taken() from None
 
     @contextmanager
     def part(self, number: int) -> Iterator[BinaryIO]:
@@ -196,10 +199,17 @@ class _RemoteFolder(PartFolder):
                     fs.rm_file(f"{path}/{name}")
 
     def check_absent(self) -> None:
-        """Raise ConfigError where something is there."""
+        """Raise ConfigError where something is there, or there is no bucket for it."""
         with self._reached() as (fs, path):
+            bucket = path.split("/", 1)[0]
+            if bucket and not fs.exists(bucket):
+                raise ConfigError(f"the output {self.target}: there is no bucket {bucket!r}; make it first")
             if fs.exists(path) and (fs.isfile(path) or fs.find(path)):
-                raise ConfigError(f"the output {self.target} is there already; remove it or choose another name")
+                raise self._taken()
+
+    def _taken(self) -> ConfigError:
+        """What is said where something is there."""
+        return ConfigError(f"the output {self.target} is there already; remove it or choose another name")
 
     @contextmanager
     def _reached(self) -> Iterator[tuple[Any, str]]:

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from gpukm.sources.table import Table
 
 _SHOWN = 5
+_GATHERED_VALUES = 1 << 19
 
+#: Float64 values (n, m) and their weights.
+Blocks = Iterator[tuple[np.ndarray, np.ndarray | None]]
 #: Makes one pass: ``step(rows, walk, *args)`` of every range, merged.
 Pass = Callable[..., Any]
 
@@ -111,7 +115,7 @@ class _Walk:
         """Features the step works on."""
         return len(self.places)
 
-    def through(self, rows: Source | Table) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def through(self, rows: Source | Table) -> Blocks:
         """Float64 values (n, width) and their weights, in pieces that stay in the cache."""
         fitted = self.so_far
         names = [fitted.feature_names[i] for i in self.places]
@@ -216,9 +220,24 @@ def _gram(rows: Source | Table, walk: _Walk, mean: np.ndarray, bounds: np.ndarra
 def _search(rows: Source | Table, walk: _Walk, search: QuantileSearch) -> QuantileSearch:
     """A pass of a search that has seen nothing in it yet."""
     search = deepcopy(search)
-    for x, weight in walk.through(rows):
+    for x, weight in _gathered(walk.through(rows), walk.width):
         search.add(x, weight)
     return search
+
+
+def _gathered(pieces: Blocks, width: int) -> Blocks:
+    """Pieces put together: counters are many, and cost the same for few rows."""
+    found: list[np.ndarray] = []
+    weights: list[np.ndarray | None] = []
+    n_rows = 0
+    for x, weight in chain(pieces, [(np.empty((0, width)), None)]):
+        found.append(x)
+        weights.append(weight)
+        n_rows += len(x)
+        if n_rows and (n_rows * width >= _GATHERED_VALUES or not len(x)):
+            given = [w for w in weights if w is not None]
+            yield np.concatenate(found), np.concatenate(given) if given else None
+            found, weights, n_rows = [], [], 0
 
 
 def _measure(rows: Source | Table, walk: _Walk) -> _Extent:

@@ -106,10 +106,11 @@ class QuantileSearch:
         self._seen += other._seen
         for place, rows in other._gathered.items():
             self._gathered.setdefault(place, []).extend(rows)
+        # Copied, for what is added here must not be added there.
         for place, counts in other._counts.items():
-            _increase(self._counts, place, counts)
+            _increase(self._counts, place, counts.copy())
         for place, weights in other._weights.items():
-            _increase(self._weights, place, weights)
+            _increase(self._weights, place, weights.copy())
 
     def finish_pass(self) -> None:
         """Narrow every rank by what the pass has seen."""
@@ -199,7 +200,10 @@ class QuantileSearch:
 
 def _increase(totals: dict[tuple[int, int], np.ndarray], place: tuple[int, int], part: np.ndarray) -> None:
     """Add to the counts of a place."""
-    totals[place] = totals[place] + part if place in totals else part
+    if place in totals:
+        totals[place] += part
+    else:
+        totals[place] = part
 
 
 def _exact(weight: np.ndarray) -> int:

@@ -7,6 +7,7 @@ import pickle
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -17,6 +18,7 @@ from gpukm.errors import ConfigError, DataError, ExecutorError
 from gpukm.pipeline.parts import Part, PartFolder, part_folder
 from gpukm.sources import open_source
 from gpukm.sources.table import Table
+from tests.s3 import make_bucket, needs_s3, s3_options
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -41,9 +43,9 @@ def put(folder: PartFolder, number: int, values: list[int]) -> Part:
     return Part(len(values), size)
 
 
-def values(place: str) -> list[int]:
+def values(place: str, options: dict[str, Any] | None = None) -> list[int]:
     """What is read back."""
-    table = open_source(place)
+    table = open_source(place, options)
     assert isinstance(table, Table)
     return [x for _, batch in table.record_batches(["x"], 3) for x in batch.column(0).to_pylist()]
 
@@ -75,6 +77,14 @@ def test_a_place_that_is_taken_is_refused(place: str) -> None:
     with pytest.raises(ConfigError, match="is there already; remove it or choose another name"):
         part_folder(place)
     assert values(place) == [1]
+
+
+def test_two_at_once_cannot_have_one_url() -> None:
+    place = f"memory://{uuid.uuid4().hex}/labels"
+    one, two = part_folder(place), part_folder(place)
+    one.begin()
+    with pytest.raises(ConfigError, match="is there already"):
+        two.begin()
 
 
 def test_nothing_is_left_of_an_abandoned_folder(place: str) -> None:
@@ -151,6 +161,29 @@ def test_the_manifest_names_the_parts() -> None:
         "part-00001.parquet",
     ]
     assert [p["bytes"] for p in manifest["parts"]] == [part.size_bytes for part in parts]
+
+
+@needs_s3
+def test_an_object_store_shows_all_parts_or_refuses(s3_endpoint: str) -> None:
+    make_bucket(s3_endpoint, "parts")
+    place, options = f"s3://parts/{uuid.uuid4().hex}", s3_options(s3_endpoint)
+    with pytest.raises(ConfigError, match="there is no bucket 'nowhere'"):
+        part_folder("s3://nowhere/labels", options)
+    folder = part_folder(place, options)
+    folder.begin()
+    parts = [put(folder, 0, [1, 2]), put(folder, 1, [3])]
+    with pytest.raises(DataError, match="was not written to its end"):
+        open_source(place, options)
+    put(folder, 1, [3])
+    folder.publish(parts)
+    assert values(place, options) == [1, 2, 3]
+    with pytest.raises(ConfigError, match="is there already"):
+        part_folder(place, options)
+    other = part_folder(place + "-other", options)
+    other.begin()
+    put(other, 0, [1])
+    other.abandon()
+    part_folder(place + "-other", options)
 
 
 def test_a_folder_with_only_the_mark_is_refused_even_inside_another(tmp_path: Path) -> None:
