@@ -37,7 +37,10 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     device: str
 
     def predict(self, X: Any) -> np.ndarray:
-        """Label each row with its nearest centroid, int32 of shape (n_samples,); ties go to the lowest index."""
+        """Label each row with its nearest centroid, int32 of shape (n_samples,); ties go to the lowest index.
+
+        Labels of an array on a GPU are an array of the same library there.
+        """
         check_is_fitted(self)
         labels: np.ndarray = self._assign(X, None).labels
         return labels
