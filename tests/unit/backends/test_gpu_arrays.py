@@ -118,6 +118,18 @@ def test_mini_batches(shared, largest, compute_labels, weighted):
     np.testing.assert_array_equal(model.predict(placed), model.predict(x))
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_streams(shared, metric):
+    x, _ = data(np.float32, False)
+    found = []
+    for place in (shared.place, np.asarray):
+        stream = MiniBatchKMeans(5, random_state=0, metric=metric, half_life=300)
+        for part in np.array_split(x, 4):
+            stream.partial_fit(place(part))
+        found.append((stream.cluster_centers_.tobytes(), stream.counts_.tolist()))
+    assert found[0] == found[1]
+
+
 def shapes(x):
     """The same rows in every form, and what tells the problems apart."""
     groups = np.random.default_rng(2).integers(0, 6, len(x))
