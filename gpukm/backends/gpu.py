@@ -31,6 +31,8 @@ _THREADS = 256
 _UNIT_BITS = 1126 - 1074
 _WINDOW_BITS, _WINDOWS = 30, 4
 _INFINITE = 0x7FF << 52
+#: Squared distances that are rooted at a time.
+_CROSSED = 1 << 24
 
 
 @dataclass
@@ -157,11 +159,27 @@ class GpuBackend(Backend):
         return self._cascade.assign_two(self._on(x), prepared)
 
     def cross_distances(self, x: Any, points: Any) -> np.ndarray:
-        rows, p = self._on(x), self._on(points)
-        (n, d), m = rows.shape, len(p)
+        return self.device.fetch(self._cross(self._on(x), self._on(points)))
+
+    def placed_lengths(self, x: Any, points: np.ndarray) -> Any:
+        """Roots of D(x_i, p_j), in the type of the points, of shape (n, m), on the device."""
+        p, (n, m) = self._on(points), (len(x), len(points))
+        out = self.device.empty((n, m), points.dtype)
+        # What it takes besides is bounded.
+        step = max(1, _CROSSED // m)
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            values = (rows.stop - start) * m
+            squares = self._cross(x[rows], p)
+            self._launch("rows.roots", x, -(-values // _THREADS), squares, out[rows], values)
+        return out
+
+    def _cross(self, rows: Any, points: Any) -> Any:
+        """D(x_i, p_j), float64 of shape (n, m)."""
+        (n, d), m = rows.shape, len(points)
         out = self.device.empty((n, m), np.float64)
-        self._launch("exact.cross", rows, -(-n // 32) * -(-m // 8), rows, p, out, n, m, d)
-        return self.device.fetch(out)
+        self._launch("exact.cross", rows, -(-n // 32) * -(-m // 8), rows, points, out, n, m, d)
+        return out
 
     def distances(self, x: Any, centroids: Any, labels: Any) -> np.ndarray:
         return self.device.fetch(self.placed_distances(x, centroids, labels))
