@@ -49,6 +49,8 @@ def _bytes(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Steps = Annotated[tuple[str, ...], BeforeValidator(_steps)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20)]
+#: Of a device, which may be as little as a few rows take.
+DeviceBytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -90,7 +92,9 @@ class Settings(BaseModel):
     model: str | None = Field(None, min_length=1, description="model name; by default the name of the data file")
     backend: Literal["auto", "cpu", "numpy", "torch", "cupy"] = Field("auto", description="what computes")
     device: str = Field("auto", min_length=1, description="auto, cpu, cuda or cuda:N")
-    device_memory: Bytes | None = Field(None, description="memory to take on a GPU; by default nearly all that is free")
+    device_memory: DeviceBytes | None = Field(
+        None, description="memory to take on a GPU; by default nearly all that is free"
+    )
     threads: Positive | None = Field(None, description="CPU threads; by default all")
     memory_limit: Bytes | None = Field(None, description="memory to use, such as 2GB; by default half of what is free")
     batch_rows: Positive | None = Field(None, description="rows read at a time; by default what the memory allows")

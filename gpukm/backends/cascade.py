@@ -95,6 +95,7 @@ class Lists:
 
     def __init__(self, device: Device, n: int, pairs: int, tally: Any = None) -> None:
         self.tally = tally
+        self.zeros: tuple[Any, ...] | None = None  # as errors, of rows and of tiles
         self.room = max(_LEAST_PAIRS, pairs * n)
         self.threshold, self.rows = device.empty(n, np.float32), device.empty(n, np.int64)
         self.n_rows, self.n_pairs = device.zeros(1, np.uint64), device.zeros(1, np.uint64)
@@ -153,7 +154,6 @@ class Cascade:
     def __init__(self, device: Device, screen: Screen, certify: bool = True, tally: Any = None) -> None:
         self._device, self._screen, self.certify = device, screen, certify
         self.tally = device.zeros(2, np.uint64) if tally is None else tally
-        self._zeros = device.zeros(0, np.float32)
 
     @property
     def copies_rows(self) -> bool:
@@ -282,7 +282,7 @@ class Cascade:
             self._device.launch(kernel, self._device.kind(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
         if second is None and not self.certify:
-            self._screen.screen(x, *self._as_if_exact(rows, packed), labels, lists, stop, False)
+            self._screen.screen(x, *self._as_if_exact(rows, packed, lists), labels, lists, stop, False)
             return
         self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
@@ -302,12 +302,13 @@ class Cascade:
             "loop.clear", self._device.kind(x), 1, 1, lists.n_rows, lists.n_pairs, lists.room, counters, lists.tally
         )
 
-    def _as_if_exact(self, rows: Rounded, packed: Packed) -> tuple[Rounded, Packed]:
+    def _as_if_exact(self, rows: Rounded, packed: Packed, lists: Lists) -> tuple[Rounded, Packed]:
         """The same with errors of zero, which make a screen take the lowest score for the nearest centroid's."""
-        n = max(len(rows.norms), len(packed.largest))
-        if len(self._zeros) < n:
-            self._zeros = self._device.zeros(n, np.float32)
-        of_rows, of_tiles = self._zeros[: len(rows.norms)], self._zeros[: len(packed.largest)]
+        n, tiles = len(rows.norms), len(packed.largest)
+        if lists.zeros is None or len(lists.zeros[1]) < tiles:
+            # Kept with the lists, which live as long as a recorded iteration.
+            lists.zeros = tuple(self._device.zeros(m, np.float32) for m in (len(lists.threshold), tiles))
+        of_rows, of_tiles = lists.zeros[0][:n], lists.zeros[1][:tiles]
         return (
             Rounded(rows.values, of_rows, of_rows),
             replace(packed, largest=of_tiles, residual=of_tiles, errors=(0.0, 0.0, 0.0, 0.0)),

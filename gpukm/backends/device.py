@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
+from gpukm_kernels.cuda import ROWS
 
-#: Types of rows that become float32 where they are read.
+#: Types of rows that kernels take, and those of them that become float32 where they are read.
+KINDS = tuple(ROWS)
 SHORT = ("float16", "bfloat16")
 
 

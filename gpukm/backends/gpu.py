@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from gpukm_kernels.screening import PLAIN, mode
 
 from gpukm.backends import gpu_batch
 from gpukm.backends.base import SHARE_ROWS, Backend, DevicePlan, Effort, Frame, Made, Pool, Rechecks
@@ -21,16 +19,16 @@ from gpukm.backends.gpu_pool import GpuPool
 from gpukm.backends.gpu_rows import fetch as rows_on_host
 from gpukm.backends.gpu_rows import gather
 from gpukm.backends.gpu_sums import Adder, Sums
-from gpukm.backends.matrix_screen import MatrixScreen
-from gpukm.backends.plain_screen import PlainScreen
+from gpukm.backends.screens import screen_of
 from gpukm.core.stats import ClusterStats, Grid
-from gpukm.errors import BackendUnavailableError
 
 _THREADS = 256
 #: The unit of the windows that a total is made of, 2^-1074, in units of 2^-1126.
 _UNIT_BITS = 1126 - 1074
 _WINDOW_BITS, _WINDOWS = 30, 4
 _INFINITE = 0x7FF << 52
+#: Squared distances that are rooted at a time.
+_CROSSED = 1 << 24
 
 
 @dataclass
@@ -157,11 +155,27 @@ class GpuBackend(Backend):
         return self._cascade.assign_two(self._on(x), prepared)
 
     def cross_distances(self, x: Any, points: Any) -> np.ndarray:
-        rows, p = self._on(x), self._on(points)
-        (n, d), m = rows.shape, len(p)
+        return self.device.fetch(self._cross(self._on(x), self._on(points)))
+
+    def placed_lengths(self, x: Any, points: np.ndarray) -> Any:
+        """Roots of D(x_i, p_j), in the type of the points, of shape (n, m), on the device."""
+        p, (n, m) = self._on(points), (len(x), len(points))
+        out = self.device.empty((n, m), points.dtype)
+        # What it takes besides is bounded.
+        step = max(1, _CROSSED // m)
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            values = (rows.stop - start) * m
+            squares = self._cross(x[rows], p)
+            self._launch("rows.roots", x, -(-values // _THREADS), squares, out[rows], values)
+        return out
+
+    def _cross(self, rows: Any, points: Any) -> Any:
+        """D(x_i, p_j), float64 of shape (n, m)."""
+        (n, d), m = rows.shape, len(points)
         out = self.device.empty((n, m), np.float64)
-        self._launch("exact.cross", rows, -(-n // 32) * -(-m // 8), rows, p, out, n, m, d)
-        return self.device.fetch(out)
+        self._launch("exact.cross", rows, -(-n // 32) * -(-m // 8), rows, points, out, n, m, d)
+        return out
 
     def distances(self, x: Any, centroids: Any, labels: Any) -> np.ndarray:
         return self.device.fetch(self.placed_distances(x, centroids, labels))
@@ -380,34 +394,3 @@ def gpu_backend(
 
     device: Device = Found(index)
     return GpuBackend(device, screen_of(device, precision), limit_bytes, certify=precision == "exact")
-
-
-def screen_of(device: Device, precision: str) -> Screen:
-    """The fastest screen there is on a device, or the one that is asked for.
-
-    Parameters
-    ----------
-    device : Device
-    precision : {"exact", "fast", "tf32", "ieee"}
-
-    Raises
-    ------
-    BackendUnavailableError
-        There is no such screen.
-    """
-    wanted = precision if precision in ("tf32", "ieee") else "fp16"
-    found = mode(wanted, device.capability)
-    by_matrix = mode("fp16", device.capability) != PLAIN
-    if by_matrix and device.library == "torch" and find_spec("triton") is not None:
-        from gpukm.backends.triton_screen import TritonScreen
-
-        return TritonScreen(device, found)
-    if wanted == "tf32":
-        has = (
-            f"backend {device.library} on {device.name}, of compute capability {device.capability}, has no such kernel"
-        )
-        raise BackendUnavailableError(
-            f"precision 'tf32' needs PyTorch, Triton and matrix units that are known, and {has}; use 'fast' or 'ieee'"
-        )
-    # By the matrix units where their errors are known.
-    return MatrixScreen(device, found) if found.stored == "float16" else PlainScreen(device, PLAIN)

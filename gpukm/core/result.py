@@ -150,8 +150,9 @@ class FitResult:
 
 
 def on_host(array: Any) -> Any:
-    """An array of a GPU library copied to the host; anything else as it is."""
+    """An array of a GPU library copied to the host, bfloat16, which NumPy has not, as float32; else as it is."""
     library = type(array).__module__.partition(".")[0]
     if library == "torch":
-        return array.detach().cpu()
+        found = array.detach().cpu()
+        return found.float() if str(found.dtype) == "torch.bfloat16" else found
     return array.get() if library == "cupy" else array

@@ -38,7 +38,10 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     device: str
 
     def predict(self, X: Any) -> np.ndarray:
-        """Label each row with its nearest centroid, int32 of shape (n_samples,); ties go to the lowest index."""
+        """Label each row with its nearest centroid, int32 of shape (n_samples,); ties go to the lowest index.
+
+        Labels of an array on a GPU are an array of the same library there.
+        """
         check_is_fitted(self)
         labels: np.ndarray = self._assign(X, None).labels
         return labels
@@ -48,16 +51,22 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         labels: np.ndarray = self.fit(X, sample_weight=sample_weight).labels_
         return labels
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Distance of each row to every centroid, of shape (n_samples, n_clusters)."""
+    def transform(self, X: Any) -> Any:
+        """Distance of each row to every centroid, of shape (n_samples, n_clusters); on a GPU where X is there."""
         check_is_fitted(self)
         rows = self._rows(X)
+        if rows.placed() is not None:
+            from gpukm.backends.gpu import GpuBackend
+
+            shared = select_for(X, self.backend, self.device).backend
+            assert isinstance(shared, GpuBackend)
+            return shared.placed_lengths(rows.placed(), np.ascontiguousarray(self.cluster_centers_, dtype=rows.dtype))
         backend = select(self.backend, self.device).backend
         centers = np.ascontiguousarray(self.cluster_centers_, dtype=rows.dtype)
         distances = [np.sqrt(backend.cross_distances(b.x, centers)) for b in rows.batches(_BLOCK_ROWS)]
         return np.concatenate(distances).astype(rows.dtype, copy=False)
 
-    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then return the distances to the centroids."""
         return self.fit(X, sample_weight=sample_weight).transform(X)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gpukm_kernels.cuda import ROWS
 
+from gpukm.backends.device import KINDS
 from gpukm.errors import DataError
 from gpukm.sources.array import check_weights
 from gpukm.sources.base import Batch, Source
@@ -33,9 +33,9 @@ class DeviceSource(Source):
     def __init__(self, x: Any, device: Device, weight: Any = None) -> None:
         if len(x.shape) != 2 or not x.shape[1]:
             raise DataError(f"the data has shape {tuple(x.shape)}, expected a matrix (rows, features)")
-        if device.kind(x) not in ROWS:
+        if device.kind(x) not in KINDS:
             raise DataError(
-                f"the data on {device.name} has dtype {device.kind(x)}, expected one of {', '.join(ROWS)}; "
+                f"the data on {device.name} has dtype {device.kind(x)}, expected one of {', '.join(KINDS)}; "
                 "convert it there"
             )
         self.x, self.device = x, device

@@ -28,6 +28,22 @@ def test_a_snapshot_has_the_bits_of_the_cpu(gpukm: Gpukm, data: Path, library: s
     assert shown[0]["result"] == shown[1]["result"]
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_fit_without_certified_iterations(gpukm: Gpukm, data: Path, library: str) -> None:
+    needs(library)
+    fit = gpukm(*TRAIN, "--backend", library, "--precision", "fast")
+    assert fit.code == 0, fit.err
+    # On whatever machine: golden rows are checked, and counts are those of the fit.
+    done = gpukm("assign", "flights.parquet", "--model", "flights", "--out", "out.parquet", "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    assert done.data["counts"] == fit.data["counts"]
+
+
+def test_a_precision_that_needs_a_gpu_is_refused(gpukm: Gpukm, data: Path) -> None:
+    done = gpukm(*TRAIN, "--device", "cpu", "--precision", "tf32")
+    assert done.code == 2 and "precision 'tf32' is for GPUs" in done.err
+
+
 def test_a_device_that_is_not_there_is_an_error(gpukm: Gpukm, data: Path) -> None:
     if gpus():
         pytest.skip("there is a GPU here")

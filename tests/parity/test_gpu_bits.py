@@ -1,9 +1,14 @@
 """Contract 3 on a GPU: the hash of the reference, on a device where there is one, and on the emulated one."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
-from gpukm.functional import kmeans
+from gpukm.batched import kmeans_batched
+from gpukm.core.result import on_host
+from gpukm.functional import assign, kmeans
+from gpukm.minibatch import minibatch_kmeans
 from gpukm.sources.array import ArraySource
 from tests.device import LIBRARIES, needs
 from tests.emulated import as_cupy  # noqa: F401
@@ -45,6 +50,51 @@ def test_a_fit_to_its_end(gpu, tol):
     expected = found(ArraySource, x, None, "numpy", init="random", n_init=1, tol=tol)
     assert (expected[2].name, expected[1] > 4) == ("TOLERANCE" if tol else "CONVERGED", True)
     assert found(ArraySource, x, None, gpu, init="random", n_init=1, tol=tol) == expected
+
+
+def placed(library, x, kind):
+    """Rows on a device as a library's array of some type, and as float32 or float64 on the host."""
+    module = import_module(library)
+    if library == "torch":
+        rows = module.from_numpy(x).to("cuda").to(getattr(module, kind))
+        return rows, (rows if kind == "float64" else rows.float()).cpu().numpy()
+    rows = module.asarray(x).astype(kind)
+    return rows, rows.get().astype("float64" if kind == "float64" else "float32")
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_arrays_on_a_device(library, kind):
+    needs(library)
+    if (library, kind) == ("cupy", "bfloat16"):
+        pytest.skip("CuPy has no bfloat16")
+    rows, x = placed(library, data(np.float64, False)[0], kind)
+    for settings in ({"init": "random"}, {"init": "k-means++"}, {"metric": "cosine"}, {"quality": "best"}):
+        ours, theirs = (kmeans(a, 15, seed=3, watched=True, max_iter=8, **settings) for a in (rows, x))
+        assert type(ours.labels) is type(rows) and bits(ours) == bits(theirs)
+    fast = [kmeans(rows, 15, seed=3, precision="fast").digest() for _ in range(2)]
+    assert fast[0] == fast[1]
+    ours, theirs = (assign(a, theirs.centroids) for a in (rows, x))
+    np.testing.assert_array_equal(on_host(ours.labels), theirs.labels)
+    np.testing.assert_array_equal(on_host(ours.distances), theirs.distances)
+    many, them = (kmeans_batched(a.reshape(10, 120, 20), 4, max_iter=5) for a in (rows, x))
+    assert [one.digest() for one in many] == [one.digest() for one in them]
+    small, them = (minibatch_kmeans(a, 5, batch_size=64, max_excess=1e-2) for a in (rows, x))
+    assert small.digest() == them.digest()
+
+
+@pytest.mark.parametrize("precision", ["fast", "tf32", "ieee"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_labels_of_a_single_precision(library, precision):
+    needs(library)
+    if (library, precision) == ("cupy", "tf32"):
+        pytest.skip("CuPy has no screen in tf32")
+    x, _ = data(np.float32, False)
+    fits = [kmeans(x, 15, seed=3, backend=library, precision=precision) for _ in range(2)]
+    assert fits[0].digest() == fits[1].digest()
+    theirs = assign(x, fits[0].centroids, backend="numpy")
+    np.testing.assert_array_equal(fits[0].labels, theirs.labels)
+    assert fits[0].inertia == theirs.inertia
 
 
 def test_rows_that_moved_are_counted_as_elsewhere(as_cupy):  # noqa: F811

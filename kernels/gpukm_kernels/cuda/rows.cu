@@ -52,3 +52,10 @@ extern "C" __global__ void normalise(const row_t* x, const double* squares, wide
     }
   }
 }
+
+// Distances from squared ones, rounded once.
+extern "C" __global__ void roots(const double* squares, wide_t* out, long long n) {
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<long long>(gridDim.x) * blockDim.x)
+    out[i] = wide_t(sqrt(squares[i]));
+}

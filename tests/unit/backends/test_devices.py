@@ -20,6 +20,7 @@ import gpukm.backends.devices.torch as torch_device
 from gpukm.backends.device import Device
 from gpukm.backends.devices.cupy import CupyDevice
 from gpukm.backends.devices.torch import TorchDevice
+from gpukm.core.result import on_host
 from gpukm.errors import BackendUnavailableError
 from tests.unit.kernels import test_cuda_driver as launcher
 
@@ -332,6 +333,12 @@ def test_rows_of_16_bits(torch: TorchDevice) -> None:
     for dtype in ("float32", "float64"):
         rows = torch.zeros((3, 2), dtype)
         assert (torch.kind(rows), torch.wide(rows)) == (dtype, np.dtype(dtype))
+
+
+def test_centres_and_weights_of_16_bits() -> None:
+    library = pytest.importorskip("torch", reason="not run: torch is not installed (scripts/test --interpret)")
+    for kind in (library.bfloat16, library.float16, library.float64):
+        np.testing.assert_array_equal(np.asarray(on_host(library.full((2, 3), 1.5, dtype=kind))), np.full((2, 3), 1.5))
 
 
 def test_types_that_the_other_has_not(torch: TorchDevice) -> None:

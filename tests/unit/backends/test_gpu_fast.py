@@ -7,11 +7,12 @@ import pytest
 from gpukm_kernels.screening import mode
 
 from gpukm import KMeans
-from gpukm.backends import gpu
+from gpukm.backends import screens
 from gpukm.backends.base import Frame
-from gpukm.backends.gpu import GpuBackend, screen_of
+from gpukm.backends.gpu import GpuBackend
 from gpukm.backends.matrix_screen import MatrixScreen
 from gpukm.backends.plain_screen import PlainScreen
+from gpukm.backends.screens import screen_of
 from gpukm.errors import BackendUnavailableError
 from gpukm.functional import assign, kmeans
 from gpukm.sources.array import ArraySource
@@ -125,7 +126,7 @@ def test_each_precision_has_its_screen(monkeypatch):
         ):
             screen_of(device, "tf32")
     monkeypatch.setattr(known, "library", "torch", raising=False)
-    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    monkeypatch.setattr(screens, "find_spec", lambda name: None)
     assert type(screen_of(known, "fast")) is MatrixScreen
     with pytest.raises(BackendUnavailableError, match="needs PyTorch, Triton"):
         screen_of(known, "tf32")

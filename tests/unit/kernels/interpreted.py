@@ -70,6 +70,23 @@ def test_rows_all_but_midway_between_two_centroids(name: str) -> None:
     np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
 
 
+@pytest.mark.parametrize("name", ["ieee", "tf32", "fp16"])
+def test_labels_without_a_proof(name: str) -> None:
+    """Those of the lowest scores, whatever tiles the centroids are in; nothing is listed."""
+    rng = np.random.default_rng(5)
+    # Lengths that differ, so that tiles would differ in their bounds.
+    c = (rng.normal(size=(150, 40)) * rng.uniform(0.5, 3, size=(150, 1))).astype(np.float32)
+    a, b, near = rng.integers(0, 150, 200), rng.integers(0, 150, 200), rng.uniform(0.5 - 1e-3, 0.5 + 1e-3, (200, 1))
+    x = (near * c[a] + (1 - near) * c[b]).astype(np.float32)
+    exact = backend_of(name)
+    backend = GpuBackend(exact.device, exact._screen, certify=False)
+    labels = np.empty(len(x), np.int32)
+    assert backend.assign(x, backend.prepare(c, Frame(np.zeros(40), float(np.abs(c).max()))), labels) == 0
+    assert not backend.device.launched["decide.measure"]
+    d = backend.cross_distances(x, c)
+    assert (d[np.arange(200), labels] <= d.min(axis=1) * (1 + 5e-3)).all()
+
+
 def test_most_rows_are_settled_by_the_screen() -> None:
     rng = np.random.default_rng(3)
     c = rng.normal(size=(100, 48)).astype(np.float32)

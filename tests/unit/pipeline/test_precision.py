@@ -69,3 +69,12 @@ def test_the_command_line_takes_it(tmp_path, data, command):
     assert done.exit_code == 0 and json.loads(done.stdout)["ok"]
     done = CliRunner().invoke(app, [*flags, "cpu", *more])
     assert done.exit_code == 2 and "is for GPUs" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_those_who_ask_are_told_what_settled_the_rows(tmp_path, data):
+    command = ["train", str(data), "-k", "9", "--store", str(tmp_path / "s"), "--backend"]
+    for backend, told in (("cupy", "decided among what bounds left ("), ("numpy", "rechecked")):
+        for verbose in ((), ("--verbose",)):
+            done = CliRunner().invoke(app, [*command, backend, *verbose])
+            assert done.exit_code == 0
+            assert ("settled by screening" in done.output and told in done.output) == bool(verbose)
