@@ -480,8 +480,10 @@ def rows_there(source: Any, sample_weight: Any, executor: Executor) -> Source | 
     rows = open_source(on_host(source))
     if not isinstance(rows, Source):
         from gpukm.preprocessing import PreparedSource, Preprocessing, fit
+        from gpukm.sources.ranges import cut
 
-        rows = PreparedSource(rows, fit(rows, Preprocessing()))
+        ranges = cut(rows, SHARDS_A_WORKER * executor.width(), executor)
+        rows = PreparedSource(rows, fit(rows, Preprocessing(), executor=executor, ranges=ranges))
     if sample_weight is not None:
         if isinstance(rows, CsrSource):
             rows = CsrSource(rows.matrix, sample_weight)

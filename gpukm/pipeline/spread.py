@@ -51,7 +51,8 @@ class Spread:
             if raw.n_rows is None:
                 count(raw, executor)
             size = (raw.n_rows or 0) * _row_bytes(raw)
-            n_ranges = min(-(-size // RANGE_BYTES), _MOST_RANGES)
+            # Where there is little, still something for every worker, of a megabyte at least.
+            n_ranges = min(max(-(-size // RANGE_BYTES), min(executor.width(), size >> 20)), _MOST_RANGES)
         return cls(executor, cut(raw, n_ranges or 1, executor))
 
     @property

@@ -12,6 +12,7 @@ from distributed import get_worker
 
 from gpukm.backends.select import use_threads
 from gpukm.executors.base import Reopener, results
+from gpukm.executors.heap import keep_freed_memory
 
 #: What the scheduler remembers is filed under.
 TOPIC = "gpukm"
@@ -67,7 +68,7 @@ def run(
     each : sequence of tuple
         Arguments for each part alone; empty where there are none.
     """
-    use_threads(get_worker().state.nthreads)
+    _settle_in()
     if get_worker().address != on:
         told(placement, "retried", len(numbers))
     with _LOCK:
@@ -95,9 +96,15 @@ def run(
 
 
 def apply(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function with this worker's threads."""
-    use_threads(get_worker().state.nthreads)
+    """Call a function as a step is taken."""
+    _settle_in()
     return function(*args)
+
+
+def _settle_in() -> None:
+    """Have this process use its worker's threads, and keep the memory it frees."""
+    use_threads(get_worker().state.nthreads)
+    keep_freed_memory()
 
 
 def merge_all(merge: Callable[[Any, Any], Any], *values: Any) -> Any:
