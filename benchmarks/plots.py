@@ -29,6 +29,10 @@ STYLES = {
     "gpukm-seeded-mini-batch": ("#B8860B", "*"),
     "mini-batch": ("#7F7F7F", "X"),
     "ceiling": ("#000000", ""),
+    "rows": ("#D55E00", "o"),
+    "sums": ("#0072B2", "s"),
+    "centroids": ("#009E73", "^"),
+    "scheduler": ("#7F7F7F", "X"),
 }
 _INK = "#333333"
 mpl.rcParams.update(

@@ -1,7 +1,8 @@
 """How the time of an iteration grows with rows, features and clusters, and how it shrinks with threads.
 
-Usage: python benchmarks/scaling.py [--contenders NAMES] [--sweeps rows,features,clusters,threads] [--iterations 10]
-                                    [--repeats 3] [--limit 20] [--threads 2] [--threads-on NAMES] [--rows N] [--out DIR]
+Usage: python benchmarks/scaling.py [--contenders NAMES] [--sweeps rows,features,clusters,threads,workers]
+                                    [--iterations 10] [--repeats 3] [--limit 20] [--threads 2]
+                                    [--threads-on NAMES] [--rows N] [--out DIR]
 
 The sweeps change one of 200,000 rows, 32 features and 256 clusters of a mixture. A time is that of a whole fit from the
 same rows, divided by its iterations; medians of fits that take turns. A contender slower than the limit is run once.
@@ -9,6 +10,9 @@ same rows, divided by its iterations; medians of fits that take turns. A contend
 Threads: fits of one problem on 1, 2, 4, ... threads take turns with a loop of fused multiply-adds in registers on as
 many (``fma.cpp``, compiled by c++). The speed-up of that loop is the ceiling of this machine at that time; efficiency
 is the speed-up of a contender over it. Both are medians over rounds of the quotient within a round.
+
+Workers: nothing is run on more than this machine. ``cluster_model.py`` computes an iteration on up to 1,024 workers
+from costs that are measured here, and where other things than the work on rows come to take a tenth of it.
 """
 
 from __future__ import annotations
@@ -149,7 +153,10 @@ def by_threads(
 
 
 def draw(
-    plots: ModuleType, sweeps: dict[str, list[dict[str, Any]]], threads: list[dict[str, Any]], path: Path
+    plots: ModuleType,
+    sweeps: dict[str, list[dict[str, Any]]],
+    threads: list[dict[str, Any]],
+    path: Path,
 ) -> list[Path]:
     """A panel a sweep, and one for each problem that threads were measured on."""
     others = {key: [f"{BASE[o]:,} {o}" for o in BASE if o != key] for key in sweeps}
@@ -176,11 +183,30 @@ def draw(
     return plots.finish(figure, axes, path)
 
 
+def by_workers(plots: ModuleType, out: Path | None) -> None:
+    """Model an iteration on many machines; a panel a problem, in a result of its own."""
+    from cluster_model import measure, model
+
+    print("workers:")
+    found = model(measure())
+    figure, axes = plots.panels([row["title"] for row in found["problems"]], columns=3)
+    for row, axis in zip(found["problems"], axes, strict=True):
+        for name in ("rows", "sums", "centroids", "scheduler"):
+            plots.line(axis, name, {workers: parts[name] for workers, parts in row["seconds"].items() if parts[name]})
+        axis.set_xlabel("workers of one thread")
+        axis.set_ylabel("seconds per iteration (model)")
+        plots.logarithmic(axis, "x", at=(1, 4, 16, 64, 256, 1024))
+        plots.logarithmic(axis, "y")
+    record("scaling-workers", found, ("dask", "distributed"), out)
+    for path in plots.finish(figure, axes, place("scaling-workers", machine()["cpu"], out)):
+        print(path)
+
+
 def main() -> None:
     """Run, check, print, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contenders", default="gpukm,scikit-learn,intelex,faiss", help=f"from {','.join(CONTENDERS)}")
-    parser.add_argument("--sweeps", default=f"{','.join(SWEEPS)},threads")
+    parser.add_argument("--sweeps", default=f"{','.join(SWEEPS)},threads", help="and workers, by a model")
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=20.0, help="seconds beyond which a contender is run once")
@@ -195,8 +221,15 @@ def main() -> None:
     for name, reason in absent.items():
         print(f"{name} is left out: {reason}")
     wanted = arguments.sweeps.split(",")
-    if unknown := set(wanted) - {*SWEEPS, "threads"}:
-        raise SystemExit(f"no sweep is named {', '.join(sorted(unknown))}; known are {', '.join(SWEEPS)}, threads")
+    if unknown := set(wanted) - {*SWEEPS, "threads", "workers"}:
+        raise SystemExit(
+            f"no sweep is named {', '.join(sorted(unknown))}; known are {', '.join(SWEEPS)}, threads, workers"
+        )
+    if "workers" in wanted:
+        by_workers(plots, arguments.out)
+        wanted.remove("workers")
+    if not wanted:
+        return
     sweeps, threads = {}, []
     for what in SWEEPS:
         if what in wanted:
