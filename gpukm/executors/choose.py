@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 from gpukm.errors import ConfigError
 from gpukm.executors.base import Executor
 from gpukm.executors.local import LocalExecutor
+
+_SEEN: WeakSet[Any] = WeakSet()
 
 
 def executor_of(executor: Any, backend: str = "auto", device: str = "auto") -> Executor | None:
@@ -22,6 +25,8 @@ def executor_of(executor: Any, backend: str = "auto", device: str = "auto") -> E
     ------
     ConfigError
         It is something else.
+    ExecutorError
+        Its workers have other versions, or none of them offers a GPU where one is named.
     """
     if isinstance(executor, Executor):
         return None if isinstance(executor, LocalExecutor) else executor
@@ -29,7 +34,12 @@ def executor_of(executor: Any, backend: str = "auto", device: str = "auto") -> E
         return None
     if type(executor).__module__.partition(".")[0] == "distributed" and hasattr(executor, "submit"):
         from gpukm.executors.dask.executor import DaskExecutor
+        from gpukm.executors.dask.preflight import preflight
 
-        on_gpu = backend in ("torch", "cupy") or device.startswith("cuda")
-        return DaskExecutor(executor, {"GPU": 1} if on_gpu else None)
+        needs = {"GPU": 1.0} if backend in ("torch", "cupy") or device.startswith("cuda") else {}
+        # Once for each client: workers that join later are started as those before them.
+        if needs or executor not in _SEEN:
+            preflight(executor, needs=needs)
+            _SEEN.add(executor)
+        return DaskExecutor(executor, needs)
     raise ConfigError(f"executor is {executor!r}, expected 'local' or a distributed.Client")

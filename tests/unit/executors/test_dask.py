@@ -200,6 +200,11 @@ def test_a_cluster_without_workers_is_an_error(client: distributed.Client) -> No
         nobody.workers()
 
 
+def test_a_gpu_that_no_worker_offers_is_said_at_once(client: distributed.Client) -> None:
+    with pytest.raises(ExecutorError, match="no worker offers GPU=1"):
+        kmeans(rows(), K, executor=client, backend="torch")
+
+
 def test_sharing_out() -> None:
     first, moved = share_out(10, {}, {"a": 1, "b": 1})
     assert [first[i] for i in range(10)] == ["a"] * 5 + ["b"] * 5
