@@ -8,6 +8,7 @@ is computed again from what is left.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ FAN_IN = 8
 _PIECE_BYTES = 1 << 23
 #: Seconds between looks at which workers there are.
 _LOOK_SECONDS = 1.0
+#: Seconds that workers have for an answer that is not waited for.
+_ANSWER_SECONDS = 3.0
 #: Seconds to wait for a worker while there is none.
 PATIENCE_SECONDS = 60.0
 
@@ -83,9 +86,18 @@ class DaskExecutor(Executor):
 
     def _sent(self) -> int:
         """Bytes that workers have given to each other."""
+        return sum(self.everywhere(worker.sent_bytes).values())
+
+    def everywhere(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """What a function returns on each worker; nothing where one does not answer, which is no reason to wait."""
+
+        async def ask() -> dict[str, Any]:
+            return await asyncio.wait_for(self.client.run(function, *args, on_error="ignore"), _ANSWER_SECONDS)
+
         with suppress(OSError, ValueError, TimeoutError):
-            return sum(self.client.run(worker.sent_bytes, on_error="ignore").values())
-        return 0
+            found: dict[str, Any] = self.client.sync(ask)
+            return found
+        return {}
 
     def place(self, parts: Sequence[Opener], values: Sequence[Any] | None = None) -> DaskPlacement:
         """As of an executor; ``values`` may be Dask's own delayed ones, which stay on the cluster."""
@@ -259,8 +271,8 @@ class DaskPlacement(Placement):
         self._openers = self._executor.share(self.openers)
 
     def close(self) -> None:
+        self._executor.everywhere(worker.forget, self._name)
         with suppress(OSError, ValueError, TimeoutError):
-            self._executor.client.run(worker.forget, self._name, on_error="ignore")
             self._executor.note(self._name, self._n)
 
     def _task(
@@ -299,16 +311,12 @@ class DaskPlacement(Placement):
 
     def _settle(self, workers: Mapping[str, int]) -> None:
         """See that every part has an owner that is there, and every worker its share by its threads."""
-        owners, moved = share_out(self._n, self._owners, workers)
-        gone: dict[str, list[int]] = {}
-        for number in moved:
-            before = self._owners.get(number)
-            if before in workers:
-                gone.setdefault(str(before), []).append(number)
-        self._owners = owners
-        for address, numbers in gone.items():
-            with suppress(OSError, ValueError, TimeoutError):
-                self._executor.client.run(worker.forget, self._name, numbers, workers=[address], on_error="ignore")
+        before, (self._owners, moved) = self._owners, share_out(self._n, self._owners, workers)
+        if before and moved:
+            owned: dict[str, list[int]] = {}
+            for number, owner in self._owners.items():
+                owned.setdefault(owner, []).append(number)
+            self._executor.everywhere(worker.keep, self._name, owned)
 
 
 def share_out(n: int, owners: Mapping[int, str], workers: Mapping[str, int]) -> tuple[dict[int, str], list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -122,15 +122,18 @@ def same(value: Any) -> Any:
     return value
 
 
-def forget(placement: str, numbers: Sequence[int] | None = None) -> None:
-    """Close parts of a placement that are open here; None closes all."""
-    if numbers is None:
-        with _LOCK:
-            _PLACEMENTS.pop(placement, None)
-        return
+def forget(placement: str) -> None:
+    """Close all parts of a placement that are open here."""
+    with _LOCK:
+        _PLACEMENTS.pop(placement, None)
+
+
+def keep(placement: str, owned: Mapping[str, Sequence[int]], dask_worker: Any) -> None:
+    """Close parts that others own now, wherever they were opened in an emergency."""
     held = _PLACEMENTS.get(placement)
-    for number in numbers if held is not None else ():
-        held.parts.pop(number, None)  # type: ignore[union-attr]
+    if held is not None:
+        for number in held.parts.keys() - set(owned.get(dask_worker.address, ())):
+            held.parts.pop(number, None)
 
 
 def told(placement: str, what: str, number: int) -> None:
