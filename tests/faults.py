@@ -23,6 +23,7 @@ import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
+from distributed.diagnostics.plugin import WorkerPlugin
 
 from gpukm.config import Settings
 from gpukm.executors import Executor
@@ -137,13 +138,39 @@ def struck(client: Any, where: str, marker: Path, number: int = signal.SIGKILL, 
     assert marker.exists(), f"{where} was not called"
 
 
-def _patch(where: str, marker: str, number: int, after: bool) -> None:
-    """Put a function that strikes in the place of another."""
+class Always(WorkerPlugin):
+    """Has every worker, also one that comes later, ``die`` of a function of gpukm, or ``eat`` memory in it."""
+
+    def __init__(self, where: str, what: str) -> None:
+        self.where, self.what, self.name = where, what, f"{what} of {where}"
+
+    def setup(self, worker: Any) -> None:
+        eats, place, name = self.what == "eat", *_place(self.where)
+
+        def dies(*args: Any, **kwargs: Any) -> Any:
+            if not eats:
+                os.kill(os.getpid(), signal.SIGKILL)
+            eaten = []
+            while True:  # until the nanny has seen enough, or the test's time is up
+                eaten.append(b"x" * (20 << 20))
+                time.sleep(0.02 if len(eaten) < 50 else 100)
+
+        setattr(place, name, dies)
+
+
+def _place(where: str) -> tuple[Any, str]:
+    """Whose attribute a function is, and its name."""
     module, _, name = where.partition(":")
     place: Any = importlib.import_module(module)
     *path, name = name.split(".")
     for part in path:
         place = getattr(place, part)
+    return place, name
+
+
+def _patch(where: str, marker: str, number: int, after: bool) -> None:
+    """Put a function that strikes in the place of another."""
+    place, name = _place(where)
     function = getattr(place, name)
 
     def strikes(*args: Any, **kwargs: Any) -> Any:
@@ -228,7 +255,10 @@ class Job:
 
     def run(self, executor: Executor | None = None, **more: Any) -> Bits:
         """Train, then label the rows with what came of it."""
-        done = self.train(executor, **more)
+        return self.bits(self.train(executor, **more), executor)
+
+    def bits(self, done: Any, executor: Executor | None = None) -> Bits:
+        """What a training came to, and what labels come of it."""
         return Bits(done.ref.id, digest(done.result.centroids), self.assign(executor))
 
     def assign(self, executor: Executor | None = None) -> str:
