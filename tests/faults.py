@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from gpukm.config import Settings
 from gpukm.executors import Executor
 from gpukm.executors.dask.clusters import open_cluster
-from gpukm.executors.dask.executor import DaskExecutor
 from gpukm.pipeline import Progress, assign, train
 from gpukm.pipeline.checkpoints import Checkpoints
 from gpukm.snapshots import Store
@@ -291,13 +290,13 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def digest_of_labels(out: Path) -> str:
+def digest_of_labels(out: Path, n_rows: int = N_ROWS) -> str:
     """Of what assign wrote, a file or a folder of parts."""
     import pyarrow.parquet as pq
 
     files = sorted(out.glob("*.parquet")) if out.is_dir() else [out]
     table = pa.concat_tables([pq.read_table(file) for file in files])
-    assert table.num_rows == N_ROWS
+    assert table.num_rows == n_rows
     return hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
 
 
@@ -313,8 +312,3 @@ class Pausing(Progress):
         for number in [number for number in self.at if number <= self.iteration]:
             self.at.pop(number)()
 
-
-__all__ = [
-    "Bits", "Cluster", "DaskExecutor", "ExitStack", "Job", "Pausing", "digest", "digest_of_labels", "struck", "there",
-    "wait_until", "write_rows",
-]  # fmt: skip
