@@ -17,8 +17,8 @@ from typing import Any
 
 import dask
 from dask.base import is_dask_collection
-from distributed import Client, Future, KilledWorker, wait
-from distributed.client import FutureCancelledError
+from distributed import CancelledError, Client, Future, KilledWorker, wait
+from distributed.client import ClosedClientError
 
 from gpukm.errors import ExecutorError
 from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener
@@ -94,9 +94,11 @@ class DaskExecutor(Executor):
         async def ask() -> dict[str, Any]:
             return await asyncio.wait_for(self.client.run(function, *args, on_error="ignore"), _ANSWER_SECONDS)
 
-        with suppress(OSError, ValueError, TimeoutError):
-            found: dict[str, Any] = self.client.sync(ask)
-            return found
+        # A client that is being closed says so by RuntimeError or ValueError.
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
+            if self.client.status == "running":
+                found: dict[str, Any] = self.client.sync(ask)
+                return found
         return {}
 
     def place(self, parts: Sequence[Opener], values: Sequence[Any] | None = None) -> DaskPlacement:
@@ -134,7 +136,10 @@ class DaskExecutor(Executor):
         if self.resources:
             more["resources"] = self.resources
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
-            return self.client.submit(function, *args, key=f"gpukm-{name}-{uuid.uuid4().hex}", **more)
+            try:
+                return self.client.submit(function, *args, key=f"gpukm-{name}-{uuid.uuid4().hex}", **more)
+            except ClosedClientError as error:
+                raise self._lost(error) from error
 
     def gather(self, futures: Sequence[Future]) -> list[Any]:
         """Wait for values, and bring them here.
@@ -153,7 +158,7 @@ class DaskExecutor(Executor):
                 f"workers died again and again of the same task ({_first_line(error)}); they may lack memory: give "
                 "them more, or have more of them"
             ) from error
-        except FutureCancelledError as error:
+        except CancelledError as error:
             raise self._lost(error) from error
         except OSError as error:
             if self.client.status not in ("running", "connecting"):
@@ -272,7 +277,7 @@ class DaskPlacement(Placement):
 
     def close(self) -> None:
         self._executor.everywhere(worker.forget, self._name)
-        with suppress(OSError, ValueError, TimeoutError):
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             self._executor.note(self._name, self._n)
 
     def _task(
