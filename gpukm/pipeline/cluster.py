@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from gpukm.executors import Executor
+    from gpukm.executors.dask.executor import DaskExecutor
 
 
 def open_workers(settings: Settings, say: Callable[[str], None]) -> AbstractContextManager[Client]:
@@ -67,17 +68,43 @@ def open_executor(
     if settings.cluster is None:
         yield None
         return
+    with open_workers(settings, say) as client:
+        yield executor_on(client, settings, paths, say, warn)
+
+
+def executor_on(
+    client: Client,
+    settings: Settings,
+    paths: Sequence[str],
+    say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
+    watch: Callable[[], None] = lambda: None,
+) -> DaskExecutor:
+    """Look at all workers, and take those that are fit for the job.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    settings, paths, say, warn
+        As of :func:`open_executor`.
+    watch : callable
+        As of :class:`gpukm.executors.dask.executor.DaskExecutor`.
+
+    Raises
+    ------
+    ExecutorError
+        As of :func:`gpukm.executors.dask.preflight.preflight`.
+    """
     from gpukm.executors.dask.executor import DaskExecutor
     from gpukm.executors.dask.preflight import preflight
 
-    with open_workers(settings, say) as client:
-        named = settings.backend in ("torch", "cupy") or settings.device.startswith("cuda")
-        found = preflight(client, needs={"GPU": 1} if named else None, paths=paths)
-        free = settings.backend == "auto" and settings.device == "auto"
-        # A worker with a GPU takes one task at a time only if the task asks for it.
-        on_gpu = named or (free and bool(found.offering({"GPU": 1})))
-        for text in found.warnings:
-            warn(text)
-        workers = found.offering({"GPU": 1}) if on_gpu else found.workers
-        say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
-        yield DaskExecutor(client, {"GPU": 1} if on_gpu else None)
+    named = settings.backend in ("torch", "cupy") or settings.device.startswith("cuda")
+    found = preflight(client, needs={"GPU": 1} if named else None, paths=paths)
+    free = settings.backend == "auto" and settings.device == "auto"
+    # A worker with a GPU takes one task at a time only if the task asks for it.
+    on_gpu = named or (free and bool(found.offering({"GPU": 1})))
+    for text in found.warnings:
+        warn(text)
+    workers = found.offering({"GPU": 1}) if on_gpu else found.workers
+    say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
+    return DaskExecutor(client, {"GPU": 1} if on_gpu else None, watch=watch)

@@ -89,6 +89,7 @@ def fit_with_checkpoints(
             ):  # rows that are streamed here are seen as they are read
                 progress.seen(reading.n_rows)
             progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}")
+            progress.iterated(step.state.record.iteration, step.state.record.inertia)
             progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
     except ExecutorError:

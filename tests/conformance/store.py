@@ -345,7 +345,7 @@ class StoreConformance:
         self, location: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         mine = Store.open(location, create=True, storage_options=options)
-        kind = type(mine._files)
+        kind = type(mine.files)
         names = kind.names
 
         def publish_first(self: Any, path: str) -> list[str]:
