@@ -220,10 +220,16 @@ class Job:
 
 
 class Jobs:
-    """The jobs of a store."""
+    """The jobs of a store.
+
+    Attributes
+    ----------
+    location : str
+        The store's.
+    """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self.location = store, store.location
 
     def all(self) -> list[Job]:
         """Every job, by id."""

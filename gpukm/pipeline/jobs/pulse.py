@@ -36,7 +36,7 @@ class Pulse(Progress):
         self._thread = threading.Thread(target=self._run, name="gpukm-pulse", daemon=True)
         self._reason: str | None = None
         self._stage, self._iteration, self._inertia = "starting", 0, 0.0
-        self._rows, self._began, self._logged = 0, time.monotonic(), float("-inf")
+        self._rows, self._since, self._logged = 0, float("-inf"), float("-inf")
 
     def __enter__(self) -> Pulse:
         self._beat()
@@ -56,7 +56,7 @@ class Pulse(Progress):
             raise Replaced(self._reason)
 
     def stage(self, name: str, total: int | None = None, unit: str = "rows") -> None:
-        self._stage, self._rows, self._began = name, 0, time.monotonic()
+        self._stage, self._rows, self._since = name, 0, float("-inf")
         self._log.add(name)
         self.watch()
 
@@ -64,7 +64,10 @@ class Pulse(Progress):
         self.watch()
 
     def seen(self, rows: int) -> None:
-        self._rows += rows
+        if self._since == float("-inf"):  # how long the first took is not known
+            self._since = time.monotonic()
+        else:
+            self._rows += rows
         self.watch()
 
     def iterated(self, iteration: int, inertia: float) -> None:
@@ -107,10 +110,10 @@ class Pulse(Progress):
 
     def _facts(self) -> dict[str, Any]:
         """What a beat tells."""
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._since
         facts: dict[str, Any] = {"stage": self._stage, "iteration": self._iteration}
         if self._iteration:
             facts["inertia"] = self._inertia
-        if self._rows and seconds > 0:
+        if self._rows:
             facts["rows_per_second"] = round(self._rows / seconds, 1)
         return facts
