@@ -260,13 +260,27 @@ def send(client: Client, location: str, id_: str, submission: int) -> None:
 
 
 def withdraw(client: Client, job: Job) -> bool:
-    """Take the drivers of a job from the scheduler; whether it had any."""
+    """Take the drivers of a job from the scheduler; whether it had any.
+
+    Raises
+    ------
+    ExecutorError
+        The scheduler keeps one.
+    """
     from distributed import Future
 
     events, _ = job.events.look()
     keys = [key_of(job.id, event.number) for event in events if event.kind is Kind.SUBMITTED]
     there = [key for key in keys if task_state(client, key) in _UNDER_WAY]
     client.cancel([Future(key, client) for key in there], force=True)
+    deadline = time.monotonic() + _KNOWN_SECONDS
+    while any(task_state(client, key) in _UNDER_WAY for key in there):
+        if time.monotonic() > deadline:
+            raise ExecutorError(
+                f"the scheduler at {shown(client.scheduler.address)} keeps a driver of job {job.id}; it stops by "
+                "itself when it runs"
+            )
+        time.sleep(0.02)
     return bool(there)
 
 
