@@ -69,7 +69,7 @@ def run(client: Client, store: Store, id_: str, submission: int, address: str) -
     log = LogWriter(store.files, job.log_folder, attempt)
     log.add(f"driver started on {address}", host=facts["host"], pid=facts["pid"], gpukm=__version__)
     submitted = events[submission - 1].facts
-    with Pulse(job.events, attempt, log, float(submitted["beat_seconds"])) as pulse:
+    with Pulse(Job(store, id_).events, attempt, log, float(submitted["beat_seconds"])) as pulse:
         try:
             once = Once(f"job {id_}", int(events[0].facts["model_records"]))
             found = _published(store, request, once)

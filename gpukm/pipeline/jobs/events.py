@@ -91,7 +91,7 @@ class Beat:
 
 
 class Events:
-    """The events and beats of one job.
+    """The events and beats of one job, as one thread sees them.
 
     Parameters
     ----------

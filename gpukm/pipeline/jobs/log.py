@@ -21,7 +21,7 @@ LINES = 200
 
 
 class LogWriter:
-    """Gathers records, and writes them when told to; any thread may add.
+    """Gathers records, and writes them when told to, by any thread.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class LogWriter:
 
     def __init__(self, files: Files, folder: str, attempt: int) -> None:
         self._files, self._folder, self._attempt = files, folder, attempt
-        self._lock = threading.Lock()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._waiting: list[dict[str, Any]] = []
         self._left_out = 0
         self._number = max(numbers(files, folder), default=0)
@@ -56,6 +56,11 @@ class LogWriter:
         ConfigError
             It cannot be written; it is kept for the next time.
         """
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what was gathered; one thread at a time."""
         with self._lock:
             records, left_out = list(self._waiting), self._left_out
         if not records:

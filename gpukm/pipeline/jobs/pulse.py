@@ -24,6 +24,7 @@ class Pulse(Progress):
     Parameters
     ----------
     events : Events
+        For its thread alone.
     attempt : int
         The number of the event that began it.
     log : LogWriter

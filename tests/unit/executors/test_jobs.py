@@ -14,6 +14,7 @@ import pytest
 
 from gpukm.config import Settings
 from gpukm.errors import ConfigError, DataError, ExecutorError
+from gpukm.executors.dask.tls import Tls
 from gpukm.pipeline import train
 from gpukm.pipeline.jobs import drive as driving
 from gpukm.pipeline.jobs.drive import RETRIES, run
@@ -187,6 +188,24 @@ def test_one_that_died_before_it_could_tell_is_told_for(
     status, records = job.status(), store.records("rows")
     assert status.state == "finished" and len(records) == 1
     assert status.snapshot == {"number": 1, "id": records[0].snapshot} and status.iteration == 8
+
+
+@pytest.mark.slow
+def test_a_driver_shows_its_workers_certificate(
+    settings: Settings, source: str, tmp_path: Path, dask: Callable[..., Any], tls: Tls
+) -> None:
+    file = tmp_path / "scheduler.json"
+    own = ("--tls-ca-file", tls.ca, "--tls-cert", tls.cert, "--tls-key", str(tls.key), "--no-dashboard")
+    dask("scheduler", "--scheduler-file", str(file), "--protocol", "tls", "--host", "127.0.0.1", "--port", "0", *own)
+    until(file.exists)
+    dask("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", *own)
+    files = {"tls_ca": tls.ca, "tls_cert": tls.cert, "tls_key": tls.key}
+    done = submit(settings.model_copy(update={"cluster": f"file:{file}", **files}), source, beat_seconds=0.2)
+    job = job_of(settings, done)
+    until(lambda: job.status().ended)
+    assert job.status().snapshot == {"number": 1, "id": alone(source, tmp_path)}
+    for path in Path(settings.store, "jobs").rglob("*.json*"):
+        assert "key.pem" not in path.read_text(), path
 
 
 @pytest.mark.slow
