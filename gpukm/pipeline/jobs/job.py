@@ -352,7 +352,7 @@ def _advice(state: str, silent_seconds: float, error: str) -> str:
     if state == "queued":
         return "it waits for a free worker; if its cluster is gone, submit the same again"
     if state == Kind.FAILED and "belongs to another fit" in error:
-        return "submit it with --again to start over"
+        return "restore what differs, or submit it with --again, or another --job, to start over"
     if state == Kind.FAILED:
         return "put right what failed, and submit the same again: it goes on from its checkpoint"
     if state == Kind.CANCELLED:

@@ -215,6 +215,7 @@ def test_cancelled_while_it_runs(long: Settings, source: str, client: distribute
     until(lambda: job.status().iteration > 0)
     job.cancel()
     until(lambda: any(record["text"] == "stopped: the job is cancelled" for _, record in job.log()))
+    assert not any(record["text"] == "summarizing" for _, record in job.log())  # it did not go on to the end
     until(lambda: task_state(client, key_of(done.id, 1)) is None)
     assert Store.open(long.store).models() == [] and job.status().state == "cancelled"
     again = submit(long, source, beat_seconds=0.2)
