@@ -128,7 +128,7 @@ def check_same(checkpoint: Checkpoint, settings: Mapping[str, Any], data: Mappin
     if differences:
         raise ConfigError(
             f"the checkpoint {where} belongs to another fit: {'; '.join(differences)}; "
-            "restore that, or leave out --resume to start over"
+            "restore that, or start over with another checkpoint"
         )
 
 

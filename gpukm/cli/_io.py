@@ -64,6 +64,10 @@ class Output:
             self._write(text if isinstance(text, str) else text())
         self._done = True
 
+    def line(self, text: str) -> bool:
+        """Print one of many lines that come as they come; False once nobody reads them any more."""
+        return self._write(text)
+
     def fail(self, failure: Failure) -> None:
         """Print why the command failed."""
         self.exit_code = failure.exit_code
@@ -84,14 +88,16 @@ class Output:
         envelope = {"schema": schema, "ok": ok, "data": data, "warnings": self._warnings, "error": error}
         self._write(json.dumps(plain(envelope), ensure_ascii=False, allow_nan=False, indent=2))
 
-    def _write(self, text: str) -> None:
-        """Write to stdout; a reader that has gone away is no error."""
+    def _write(self, text: str) -> bool:
+        """Write to stdout; a reader that has gone away is no error, and False."""
         try:
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
             # Python would complain once more when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return False
+        return True
 
 
 @contextmanager
@@ -150,3 +156,19 @@ def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> str:
         return ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def short(value: float) -> str:
+    """A number people can read at a glance."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 10 * size or (unit != "k" and value >= size):
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """A duration people can read at a glance."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from gpukm.cli._io import clock, short
 from gpukm.pipeline.progress import Progress
 
 _EVERY_SECONDS = 5.0
@@ -57,7 +58,7 @@ class _Counter(Progress):
     def rate(self) -> str:
         """Rows a second, in words; empty before anything is known."""
         seconds = time.monotonic() - self.began
-        return f"{_short(self.rows / seconds)} rows/s" if self.rows and seconds > 0 else ""
+        return f"{short(self.rows / seconds)} rows/s" if self.rows and seconds > 0 else ""
 
     def left(self) -> str:
         """Time left, in words; for iterations, which may end sooner, a limit."""
@@ -65,12 +66,12 @@ class _Counter(Progress):
             return ""
         seconds = (time.monotonic() - self.began) / self.done * max(0, self.total - self.done)
         most = "at most " if self.unit == "iterations" else ""
-        return f"{most}{_clock(seconds)} left"
+        return f"{most}{clock(seconds)} left"
 
     def line(self) -> str:
         """All of it in one line."""
-        total = f"/{_short(self.total)}" if self.total else ""
-        parts = [f"{self.name}: {_short(self.done)}{total} {self.unit}", self.note, self.rate(), self.left()]
+        total = f"/{short(self.total)}" if self.total else ""
+        parts = [f"{self.name}: {short(self.done)}{total} {self.unit}", self.note, self.rate(), self.left()]
         return ", ".join(part for part in parts if part)
 
 
@@ -120,8 +121,8 @@ class Bars(_Counter):
 
     def show(self) -> None:
         """Move the bar."""
-        total = f"/{_short(self.total)}" if self.total else ""
-        parts = [f"{_short(self.done)}{total} {self.unit}", self.note, self.rate(), self.left()]
+        total = f"/{short(self.total)}" if self.total else ""
+        parts = [f"{short(self.done)}{total} {self.unit}", self.note, self.rate(), self.left()]
         status = " · ".join(part for part in parts if part)
         self._display.update(self._task, completed=self.done, status=status)
 
@@ -150,19 +151,3 @@ def _display() -> Any:
         TextColumn("{task.fields[status]}", markup=False),
     )
     return RichProgress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _short(value: float) -> str:
-    """A number people can read at a glance."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 10 * size or (unit != "k" and value >= size):
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
-
-
-def _clock(seconds: float) -> str:
-    """A duration people can read at a glance."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 
 import typer
 
-from gpukm.cli import assign, config, doctor, plan, report, snapshots, train, tune, version
+from gpukm.cli import assign, config, doctor, jobs, plan, report, snapshots, submit, train, tune, version
 from gpukm.cli._errors import INTERRUPTED, OK, USAGE, Failure, Terminated, explain
 from gpukm.cli._io import Output, is_usage_error
 
@@ -27,6 +27,8 @@ app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("tune")(tune.tune)
 app.command("version")(version.version)
+app.add_typer(submit.app, name="submit")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(config.app, name="config")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from gpukm.executors import Executor
+    from gpukm.executors.dask.executor import DaskExecutor
 
 
 def open_workers(settings: Settings, say: Callable[[str], None]) -> AbstractContextManager[Client]:
@@ -79,21 +80,10 @@ def open_executor(
         check_writable(profile, "the profile")
         if find_spec("bokeh") is None:
             raise BackendUnavailableError("--profile needs bokeh; install it by: pip install 'gpukm[profile]'")
-    from gpukm.executors.dask.executor import DaskExecutor
-    from gpukm.executors.dask.preflight import preflight
-
     with open_workers(settings, say) as client:
-        named = settings.backend in ("torch", "cupy") or settings.device.startswith("cuda")
-        found = preflight(client, needs={"GPU": 1} if named else None, paths=paths)
-        free = settings.backend == "auto" and settings.device == "auto"
-        # A worker with a GPU takes one task at a time only if the task asks for it.
-        on_gpu = named or (free and bool(found.offering({"GPU": 1})))
-        for text in found.warnings:
-            warn(text)
-        workers = found.offering({"GPU": 1}) if on_gpu else found.workers
-        say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
+        executor = executor_on(client, settings, paths, say, warn)
         with client.as_current(), nullcontext() if profile is None else _report(profile):
-            yield DaskExecutor(client, {"GPU": 1} if on_gpu else None)
+            yield executor
 
 
 def _report(path: str) -> AbstractContextManager[Any]:
@@ -102,3 +92,41 @@ def _report(path: str) -> AbstractContextManager[Any]:
 
     report: AbstractContextManager[Any] = performance_report(path)
     return report
+
+
+def executor_on(
+    client: Client,
+    settings: Settings,
+    paths: Sequence[str],
+    say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
+    watch: Callable[[], None] = lambda: None,
+) -> DaskExecutor:
+    """Look at all workers, and take those that are fit for the job.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    settings, paths, say, warn
+        As of :func:`open_executor`.
+    watch : callable
+        As of :class:`gpukm.executors.dask.executor.DaskExecutor`.
+
+    Raises
+    ------
+    ExecutorError
+        As of :func:`gpukm.executors.dask.preflight.preflight`.
+    """
+    from gpukm.executors.dask.executor import DaskExecutor
+    from gpukm.executors.dask.preflight import preflight
+
+    named = settings.backend in ("torch", "cupy") or settings.device.startswith("cuda")
+    found = preflight(client, needs={"GPU": 1} if named else None, paths=paths)
+    free = settings.backend == "auto" and settings.device == "auto"
+    # A worker with a GPU takes one task at a time only if the task asks for it.
+    on_gpu = named or (free and bool(found.offering({"GPU": 1})))
+    for text in found.warnings:
+        warn(text)
+    workers = found.offering({"GPU": 1}) if on_gpu else found.workers
+    say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
+    return DaskExecutor(client, {"GPU": 1} if on_gpu else None, watch=watch)

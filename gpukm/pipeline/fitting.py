@@ -84,12 +84,12 @@ def fit_with_checkpoints(
                 name = f"start {step.init + 1} of {step.n_init}" if step.n_init > 1 else "iterating"
                 name = f"swap {step.swap}" if step.swap else name
                 progress.stage(name, settings.max_iter, "iterations")
-            if (
-                reading.held is not None or executor is not None
-            ):  # rows that are streamed here are seen as they are read
+            # Rows that are streamed here are seen as they are read.
+            if reading.held is not None or executor is not None:
                 progress.seen(reading.n_rows)
             who = "" if executor is None else f", {executor.width()} workers"
             progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}{who}")
+            progress.iterated(step.state.record.iteration, step.state.record.inertia)
             progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
     except ExecutorError:

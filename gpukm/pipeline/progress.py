@@ -16,6 +16,9 @@ class Progress:
     def advance(self, units: int, note: str = "") -> None:
         """Units done since the last call, and a word on how it goes; not for stages in rows."""
 
+    def iterated(self, iteration: int, inertia: float) -> None:
+        """An iteration is done, counted over all runs of a fit that was resumed."""
+
     def seen(self, rows: int) -> None:
         """Rows looked at since the last call; they are the units of a stage in rows."""
 

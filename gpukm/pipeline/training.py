@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from gpukm.core.result import FitResult
     from gpukm.executors import Executor
     from gpukm.preprocessing import PreparedSource, Preprocessing
-    from gpukm.snapshots import SnapshotRef, Store
+    from gpukm.snapshots import SnapshotContent, SnapshotRef, Store
     from gpukm.sources.base import Source
     from gpukm.sources.table import Table
+
+    #: Publishes as :meth:`gpukm.snapshots.Store.publish` does: ``publisher(store, model, content, provenance)``.
+    Publisher = Callable[[Store, str, SnapshotContent, Mapping[str, Any]], SnapshotRef]
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def train(
     executor: Executor | None = None,
     n_ranges: int | None = None,
     checkpoints: Checkpoints | None = None,
+    publisher: Publisher | None = None,
 ) -> TrainOutcome:
     """Cluster a data file and publish the result as the next snapshot of a model.
 
@@ -96,6 +100,8 @@ def train(
         Ranges to cut the data into; None chooses by its size, one where it is worked on here. Changes no bit.
     checkpoints : Checkpoints or None
         Where to save the state of the fit; None takes ``settings.checkpoint``.
+    publisher : callable or None
+        Puts the snapshot into the store; None: :meth:`gpukm.snapshots.Store.publish`.
 
     Raises
     ------
@@ -159,7 +165,18 @@ def train(
                 progress=progress,
                 executor=executor if elsewhere else None,
             )
-    outcome = publish(store, model, ready, result, settings, selection, clock, progress, resumed_from=resumed_from)
+    outcome = publish(
+        store,
+        model,
+        ready,
+        result,
+        settings,
+        selection,
+        clock,
+        progress,
+        resumed_from=resumed_from,
+        publisher=publisher,
+    )
     progress.close()
     if checkpoints is not None:
         checkpoints.clear()
@@ -241,8 +258,10 @@ def publish(
     *,
     resumed_from: int = 0,
     more: Mapping[str, Any] | None = None,
+    publisher: Publisher | None = None,
 ) -> TrainOutcome:
     """Describe the clusters and publish the fit as the next snapshot of a model; ``more`` joins its provenance."""
+    from gpukm.snapshots import Store
     from gpukm.sources.prefetch import Prefetch
 
     reading, fitted = ready.reading, ready.prepared.fitted
@@ -261,7 +280,7 @@ def publish(
     planned = replace(ready.planned, resident=reading.held is not None)
     provenance = provenance_of(ready.source, result, planned, settings, selection, clock.seconds, resumed_from)
     with clock.stage("publish", progress, "publishing"):
-        ref = store.publish(model, content, {**provenance, **(more or {})})
+        ref = (publisher or Store.publish)(store, model, content, {**provenance, **(more or {})})
     warnings = (*_tight(planned, settings), *fitted.warnings, *result.warnings)
     return TrainOutcome(
         model, store.location, planned, ref, result, reading, resumed_from, warnings, dict(clock.seconds)

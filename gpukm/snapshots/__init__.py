@@ -5,13 +5,14 @@
 >>> store.load("flights").centroids                                  # doctest: +SKIP
 """
 
-from gpukm.snapshots.log import Record
+from gpukm.snapshots.log import Once, Record
 from gpukm.snapshots.redact import redact, redact_uri
 from gpukm.snapshots.snapshot import Golden, Snapshot, SnapshotContent, SnapshotRef, result_fields
 from gpukm.snapshots.store import Store
 
 __all__ = [
     "Golden",
+    "Once",
     "Record",
     "Snapshot",
     "SnapshotContent",

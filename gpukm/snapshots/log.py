@@ -39,7 +39,8 @@ class Record:
     provenance : dict
         Who, where, when and how; never secrets.
     nonce : str
-        Random, so that a writer whose answer was lost can tell its own record from an equal one.
+        Random, so that a writer whose answer was lost can tell its own record from an equal one; where it is published
+        once only, that of :class:`Once`.
     digest : str
         SHA-256 of the canonical JSON of all the above.
     """
@@ -51,6 +52,27 @@ class Record:
     provenance: dict[str, Any]
     nonce: str
     digest: str
+
+
+@dataclass(frozen=True)
+class Once:
+    """A name by which a snapshot is published once, however many try.
+
+    Attributes
+    ----------
+    name : str
+        Its digest is the nonce of the record.
+    after : int
+        Number of the model's newest record when nobody could have published by this name yet.
+    """
+
+    name: str
+    after: int = 0
+
+    @property
+    def nonce(self) -> str:
+        """What the record holds."""
+        return sha256(self.name.encode())[:32]
 
 
 class Log:
@@ -101,8 +123,16 @@ class Log:
             raise SnapshotCorruptError(f"{what} says it is record {record.number} of {record.model!r}; it was moved")
         return record
 
-    def append(self, snapshot: str, provenance: Mapping[str, Any]) -> Record:
+    def published(self, once: Once) -> Record | None:
+        """The record of this name; None where there is none."""
+        found = (self.read(number) for number in self.numbers() if number > once.after)
+        return next((record for record in found if record.nonce == once.nonce), None)
+
+    def append(self, snapshot: str, provenance: Mapping[str, Any], once: Once | None = None) -> Record:
         """Commit a snapshot under the next free number, after as many other writers as come first.
+
+        With ``once`` a record of that name is returned instead, if there is one. None can be missed, and none made
+        twice: every record up to the number that is created has been looked at.
 
         Raises
         ------
@@ -111,9 +141,11 @@ class Log:
         SnapshotCorruptError
             The newest record is damaged, so nothing may be chained to it.
         """
-        nonce = secrets.token_hex(16)
+        nonce = secrets.token_hex(16) if once is None else once.nonce
         numbers = self.numbers()
         number = numbers[-1] if numbers else 0
+        if once is not None and (found := self.published(once)) is not None:
+            return found
         for _ in range(_ATTEMPTS):
             previous = self.read(number).digest if number else None
             number += 1
@@ -130,7 +162,8 @@ class Log:
             data = canonical_json({**body, "digest": digest})
             if len(data) > _RECORD_LIMIT_BYTES:
                 raise ConfigError(f"provenance takes {len(data)} bytes, expected at most {_RECORD_LIMIT_BYTES}")
-            if self._files.create(self._path(number), [data]) or self.read(number).digest == digest:
+            # Of a name, or after the answer to our own request was lost: one of this nonce is the record.
+            if self._files.create(self._path(number), [data]) or self.read(number).nonce == nonce:
                 return self.read(number)
         raise SnapshotConflictError(f"{_ATTEMPTS} other writers came first to model {self._model!r}; try again later")
 

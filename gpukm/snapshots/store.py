@@ -5,6 +5,7 @@
     store.json                        {"format":1}
     blobs/sha256/ab/abcd...           manifests and arrays, immutable, named by their SHA-256
     models/<model>/log/00000001.json  one record a publication, each naming the digest of the one before
+    jobs/<id>/                        jobs that were submitted to a cluster, see :mod:`gpukm.pipeline.jobs`
     tmp/                              files being written; what is left there means nothing
 
 A snapshot exists once its record does. Everything it refers to is durable before, so a kill at any moment leaves the
@@ -24,7 +25,7 @@ from gpukm.errors import ConfigError, GpukmError, SnapshotCorruptError, Snapshot
 from gpukm.snapshots.canonical import canonical_json, parse_json
 from gpukm.snapshots.files import TEMPORARY, Files, open_files
 from gpukm.snapshots.golden import check_golden
-from gpukm.snapshots.log import Log, Record
+from gpukm.snapshots.log import Log, Once, Record
 from gpukm.snapshots.manifest import read_content, read_manifest, write_content
 from gpukm.snapshots.snapshot import Labeller, Snapshot, SnapshotContent, SnapshotRef
 
@@ -43,10 +44,12 @@ class Store:
     ----------
     location : str
         The folder or URL, without secrets.
+    files : Files
+        What it consists of.
     """
 
     def __init__(self, files: Files) -> None:
-        self._files = files
+        self.files = files
         self._writable = False
         self.location = files.root
 
@@ -81,9 +84,9 @@ class Store:
             raise SnapshotNotFoundError(f"{os.fspath(location)} is a file; expected the folder of a snapshot store")
         store = cls(open_files(location, storage_options))
         if create:
-            store._files.check_writable()
+            store.files.check_writable()
         if not store._exists():
-            found = [n for n in store._files.names("") if n not in (TEMPORARY, "lost+found") and not n.startswith(".")]
+            found = [n for n in store.files.names("") if n not in (TEMPORARY, "lost+found") and not n.startswith(".")]
             # Somebody may have made it a store between the two looks.
             if found and not store._exists():
                 raise SnapshotNotFoundError(
@@ -96,8 +99,8 @@ class Store:
 
     def models(self) -> list[str]:
         """Names of the models that have a snapshot, sorted."""
-        names = (name for name in self._files.names("models") if _MODEL.fullmatch(name))
-        return [name for name in names if Log(self._files, name).numbers()]
+        names = (name for name in self.files.names("models") if _MODEL.fullmatch(name))
+        return [name for name in names if Log(self.files, name).numbers()]
 
     def records(self, model: str) -> list[Record]:
         """The whole log of a model, oldest first, its chain checked.
@@ -119,6 +122,7 @@ class Store:
         provenance: Mapping[str, Any] | None = None,
         *,
         labeller: Labeller | None = None,
+        once: Once | None = None,
     ) -> SnapshotRef:
         """Store a snapshot and commit it as the model's next number.
 
@@ -131,6 +135,8 @@ class Store:
             JSON types. Secrets are taken out: passwords and queries in URIs, storage options, tokens.
         labeller : callable or None
             Checks the golden rows; None takes :func:`gpukm.functional.assign`.
+        once : Once or None
+            Publish at most once by this name, whoever else tries: what was published first counts, and is returned.
 
         Raises
         ------
@@ -142,10 +148,27 @@ class Store:
         _check_model(model)
         check_golden(content, f"this fit of model {model!r}", labeller)
         canonical_json(dict(provenance or {}))
-        self._make_writable()
-        snapshot_id = write_content(self._files, content)
-        record = Log(self._files, model).append(snapshot_id, provenance or {})
-        return SnapshotRef(snapshot_id, model, record.number)
+        self.make_writable()
+        snapshot_id = write_content(self.files, content)
+        record = Log(self.files, model).append(snapshot_id, provenance or {}, once)
+        return SnapshotRef(record.snapshot, model, record.number)
+
+    def published(self, model: str, once: Once) -> SnapshotRef | None:
+        """What was published by this name; None where nothing was.
+
+        Raises
+        ------
+        SnapshotCorruptError
+            A record is damaged.
+        """
+        _check_model(model)
+        record = Log(self.files, model).published(once)
+        return None if record is None else SnapshotRef(record.snapshot, model, record.number)
+
+    def n_records(self, model: str) -> int:
+        """How many publications a model has; 0 where there is no such model."""
+        _check_model(model)
+        return max(Log(self.files, model).numbers(), default=0)
 
     def find(self, model: str, ref: str | int = "latest") -> Record:
         """The record that ``ref`` names: ``"latest"``, a number, or the first four or more digits of an id."""
@@ -167,7 +190,7 @@ class Store:
 
     def manifest(self, snapshot_id: str) -> dict[str, Any]:
         """The manifest of a snapshot, checked against the id, without reading any array."""
-        return read_manifest(self._files, snapshot_id)
+        return read_manifest(self.files, snapshot_id)
 
     def load(self, model: str, ref: str | int = "latest", *, labeller: Labeller | None = None) -> Snapshot:
         """Read a snapshot, check every byte against its digest, and label its golden rows again.
@@ -188,7 +211,7 @@ class Store:
             It was written by a newer gpukm.
         """
         record = self.find(model, ref)
-        content = read_content(self._files, record.snapshot)
+        content = read_content(self.files, record.snapshot)
         snapshot = replace(content, model=model, number=record.number, provenance=record.provenance)
         check_golden(snapshot, f"snapshot {record.snapshot[:12]} of model {model!r}", labeller)
         return snapshot
@@ -242,7 +265,7 @@ class Store:
     def _log(self, model: str) -> Log:
         """The log of a model that exists."""
         _check_model(model)
-        log = Log(self._files, model)
+        log = Log(self.files, model)
         if not log.numbers():
             names = ", ".join(self.models()[:5]) or "none yet"
             raise SnapshotNotFoundError(f"there is no model {model!r} in {self.location}; there are: {names}")
@@ -251,7 +274,7 @@ class Store:
     def _exists(self) -> bool:
         """Whether the marker is there and of a format this version reads."""
         try:
-            data = self._files.read(_MARKER, _MARKER_LIMIT_BYTES)
+            data = self.files.read(_MARKER, _MARKER_LIMIT_BYTES)
         except FileNotFoundError:
             return False
         found = parse_json(data, f"{self.location}/{_MARKER}").get("format")
@@ -263,20 +286,26 @@ class Store:
             raise ConfigError(f"{self.location} has the format {found}, newer than {STORE_FORMAT}; update gpukm")
         return True
 
-    def _make_writable(self) -> None:
-        """Make the place a store, and see once that what is there is not overwritten."""
+    def make_writable(self) -> None:
+        """Make the place a store, and see once that what is there is not overwritten.
+
+        Raises
+        ------
+        ConfigError
+            It cannot be one.
+        """
         if self._writable:
             return
         marker = canonical_json({"format": STORE_FORMAT})
-        if not self._files.create(_MARKER, [marker]):
+        if not self.files.create(_MARKER, [marker]):
             self._exists()
-            marker = self._files.read(_MARKER, _MARKER_LIMIT_BYTES)
-        if self._files.create(_MARKER, [marker]):
+            marker = self.files.read(_MARKER, _MARKER_LIMIT_BYTES)
+        if self.files.create(_MARKER, [marker]):
             raise ConfigError(
                 f"{self.location} cannot hold a snapshot store: the service overwrites a file where it was asked to "
                 "create one only if absent; use a service with conditional writes, or a local folder"
             )
-        self._files.clean()
+        self.files.clean()
         self._writable = True
 
 

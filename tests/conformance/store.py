@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from gpukm.errors import ConfigError, DataError, SnapshotCorruptError, SnapshotNotFoundError
-from gpukm.snapshots import Golden, Snapshot, SnapshotContent, Store
+from gpukm.snapshots import Golden, Once, Snapshot, SnapshotContent, SnapshotRef, Store
 from gpukm.snapshots.canonical import canonical_json
 
 
@@ -345,7 +346,7 @@ class StoreConformance:
         self, location: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         mine = Store.open(location, create=True, storage_options=options)
-        kind = type(mine._files)
+        kind = type(mine.files)
         names = kind.names
 
         def publish_first(self: Any, path: str) -> list[str]:
@@ -356,6 +357,31 @@ class StoreConformance:
         monkeypatch.setattr(kind, "names", publish_first)
         other = Store.open(location, create=True, storage_options=options)
         assert other.models() == ["m"]
+
+    def test_what_is_published_once_is_there_once(self, location: str, options: dict[str, Any]) -> None:
+        store = Store.open(location, create=True, storage_options=options)
+        first = store.publish("m", make_content(0), labeller=nearest)
+        once = Once("job 1", after=1)
+        assert store.published("m", once) is None and store.published("nothing", once) is None
+
+        def publish(seed: int) -> tuple[int, str]:
+            mine = Store.open(location, create=True, storage_options=options)
+            ref = mine.publish("m", make_content(seed), labeller=nearest, once=once)
+            mine.publish("m", make_content(seed + 10), labeller=nearest)
+            return ref.number, ref.id
+
+        with ThreadPoolExecutor(3) as pool:
+            found = set(pool.map(publish, range(1, 4)))
+        assert len(found) == 1
+        number, snapshot = found.pop()
+        assert store.published("m", once) == SnapshotRef(snapshot, "m", number)
+        assert store.n_records("m") == 5 and store.n_records("nothing") == 0
+        assert store.publish("m", make_content(5), labeller=nearest, once=once).number == number
+        other = store.publish("m", make_content(5), labeller=nearest, once=Once("job 2"))
+        assert other.number == 6 and other.id != snapshot
+        # One of before it was possible is not the one.
+        assert store.published("m", Once("job 1", after=number)) is None
+        assert store.find("m", 1).snapshot == first.id and store.verify(labeller=nearest) == []
 
     def test_threads_publishing_at_once_all_succeed(self, location: str, options: dict[str, Any]) -> None:
         numbers: list[int] = []

@@ -149,7 +149,7 @@ def test_a_worker_stopped_beyond_its_time_out(
 ) -> None:
     """As on a machine that hangs; where it comes back it was given up, and does no harm."""
     one = cluster(SCHEDULER__WORKER_TTL="1s")
-    stopped = [one.worker() for _ in range(3)][0]
+    stopped, _, _ = (one.worker() for _ in range(3))
     with one.client(3) as client:
         at = {"i5": lambda: stopped.send_signal(signal.SIGSTOP)}
         if back:
@@ -213,9 +213,9 @@ def test_workers_that_offer_no_gpu_are_no_workers(cluster: Callable[..., Cluster
     one = cluster()
     one.worker()
     named = Job.of(source, tmp_path / "job", cluster=f"file:{one.file}", backend="torch").settings
-    with pytest.raises(ExecutorError, match="no worker offers GPU=1, which each task asks for"):
-        with open_executor(named, [source]):
-            pass
+    refused = pytest.raises(ExecutorError, match="no worker offers GPU=1, which each task asks for")
+    with refused, open_executor(named, [source]):
+        pass
 
 
 def test_workers_that_die_of_a_task_are_an_error(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:

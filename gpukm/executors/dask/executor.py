@@ -32,6 +32,8 @@ _PIECE_BYTES = 1 << 23
 _LOOK_SECONDS = 1.0
 #: Seconds that workers have for an answer that is not waited for.
 _ANSWER_SECONDS = 3.0
+#: Seconds of waiting after which somebody who may want to stop it is asked.
+_WATCH_SECONDS = 1.0
 #: Seconds to wait for a worker while there is none.
 PATIENCE_SECONDS = 60.0
 
@@ -46,6 +48,8 @@ class DaskExecutor(Executor):
         What a task takes of its worker's resources, such as ``{"GPU": 1}``; only workers that offer it are asked.
     patience_seconds : float
         How long to wait for a worker while there is none.
+    watch : callable
+        Called every second or so while something is waited for; what it raises ends that.
     """
 
     #: The scheduler remembers what each value was made of, back to one that was shared.
@@ -57,8 +61,10 @@ class DaskExecutor(Executor):
         client: Client,
         resources: Mapping[str, float] | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.resources, self.patience_seconds = client, dict(resources or {}), patience_seconds
+        self._watch = watch
         self._workers: dict[str, int] = {}
         self._memory: dict[str, int | None] = {}
         self._looked = float("-inf")
@@ -191,6 +197,7 @@ class DaskExecutor(Executor):
                     f"the cluster at {self._address()} has had no worker{needs} for {self.patience_seconds:.0f} s; "
                     "start some"
                 )
+            self._watch()
             time.sleep(0.1)
 
     def _look(self) -> dict[str, int]:
@@ -210,14 +217,19 @@ class DaskExecutor(Executor):
 
     def _wait(self, futures: Sequence[Future]) -> None:
         """Wait until all are done or one has failed; a cluster without workers is an error, and no reason to wait."""
+        every = self.patience_seconds / 4
+        look = time.monotonic() + every
         while True:
             with suppress(TimeoutError), self.client.as_current():
-                wait(futures, timeout=self.patience_seconds / 4, return_when="ALL_COMPLETED")
+                wait(futures, timeout=min(every, _WATCH_SECONDS), return_when="ALL_COMPLETED")
                 return
+            self._watch()
             if any(future.status in ("error", "cancelled", "lost") for future in futures):
                 return
-            self._looked = float("-inf")
-            self.workers()
+            if time.monotonic() >= look:
+                self._looked = float("-inf")
+                self.workers()
+                look = time.monotonic() + every
 
     def _lost(self, error: BaseException) -> ExecutorError:
         """What is said when nothing comes back any more."""

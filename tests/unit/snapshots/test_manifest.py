@@ -94,8 +94,8 @@ def _forge(root: Path, change: dict[str, Any]) -> Store:
     store = Store.open(root, create=True)
     ref = store.publish("m", make_content(), labeller=nearest)
     manifest = {**store.manifest(ref.id), **change}
-    forged = put_blob(store._files, [canonical_json(manifest)])
-    Log(store._files, "m").append(forged, {})
+    forged = put_blob(store.files, [canonical_json(manifest)])
+    Log(store.files, "m").append(forged, {})
     return store
 
 
@@ -129,7 +129,7 @@ def test_a_forged_record_does_not_become_a_path(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     store.publish("m", make_content(), labeller=nearest)
     (tmp_path / "secret").write_text("{}")
-    Log(store._files, "m").append("../../../../secret", {})
+    Log(store.files, "m").append("../../../../secret", {})
     with pytest.raises(SnapshotCorruptError, match="is not a SHA-256 digest"):
         store.load("m", labeller=nearest)
 
