@@ -64,6 +64,10 @@ Profile = Annotated[
     str | None,
     typer.Option("--profile", metavar="PATH", help="Write Dask's report on the cluster's work, an HTML page."),
 ]
+Log = Annotated[
+    str | None,
+    typer.Option("--log", metavar="PATH", help="Append what is done to a file, a JSON object a line."),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only rows whose column has this value (repeatable)."),

@@ -16,6 +16,7 @@ from gpukm.cli._options import (
     Device,
     DeviceMemory,
     Json,
+    Log,
     MemoryLimit,
     Model,
     Profile,
@@ -73,6 +74,7 @@ def assign(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     profile: Profile = None,
+    log: Log = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -95,19 +97,20 @@ def assign(
         if group_by is not None:
             if settings.cluster is not None:
                 raise ConfigError("--group-by works in one process; leave --cluster out")
-            _assign_groups(out, settings, source, to, group_by, snapshot, unknown_groups, where or (), dry_run)
+            _assign_groups(out, settings, source, to, group_by, snapshot, unknown_groups, where or (), dry_run, log)
             return
         if unknown_groups != "error":
             raise ConfigError("--unknown-groups is about groups; give --group-by COLUMN too")
         from gpukm.pipeline import assign as run
         from gpukm.pipeline.cluster import open_executor
         from gpukm.pipeline.inputs import the_model
+        from gpukm.pipeline.logged import logged
         from gpukm.snapshots import Store as Snapshots
 
         opened = Snapshots.open(settings.store)
         found = opened.load(the_model(opened, settings.model, source), snapshot)
-        with open_executor(settings, [source], out.note, out.warn, profile) as executor:
-            progress = out.progress()
+        workers = open_executor(settings, [source], out.note, out.warn, profile)
+        with workers as executor, logged(out.progress(), log) as progress:
             try:
                 done = run(
                     found,
@@ -162,27 +165,29 @@ def _assign_groups(
     unknown_groups: str,
     where: Sequence[str],
     dry_run: bool,
+    log: str | None,
 ) -> None:
     """Label by the models of groups and list these."""
     from gpukm.pipeline import assign_groups
+    from gpukm.pipeline.logged import logged
     from gpukm.snapshots import Store as Snapshots
 
-    progress = out.progress()
-    try:
-        done = assign_groups(
-            Snapshots.open(settings.store),
-            source,
-            to,
-            by,
-            settings,
-            ref=ref,
-            unknown_groups=unknown_groups,
-            where=where,
-            progress=progress,
-            dry_run=dry_run,
-        )
-    finally:
-        progress.close()
+    with logged(out.progress(), log) as progress:
+        try:
+            done = assign_groups(
+                Snapshots.open(settings.store),
+                source,
+                to,
+                by,
+                settings,
+                ref=ref,
+                unknown_groups=unknown_groups,
+                where=where,
+                progress=progress,
+                dry_run=dry_run,
+            )
+        finally:
+            progress.close()
     _warn(out, done)
     groups = [
         {"value": g.value, "model": g.model, "number": g.number, "id": g.id, "n_rows": g.n_rows}

@@ -27,6 +27,8 @@ _REFUSED = {
     "resume": "--resume is not needed: what is submitted again goes on from its checkpoint; leave it out",
     "report": "--report shows a snapshot that is not there yet; leave it out, and when the job is finished run: gpukm "
     "report MODEL --out PATH",
+    "profile": "--profile is written where a command ends; leave it out, or use: gpukm train",
+    "log": "--log is a file here, and a job keeps its own; leave it out, and see: gpukm jobs logs ID",
     "group_by": "--group-by works in one process; use: gpukm train",
     "small_groups": "--small-groups goes with --group-by, which works in one process; use: gpukm train",
 }
@@ -70,8 +72,8 @@ def train(
     The same again is the same job: one that is under way is left alone, one that was lost, failed or was cancelled goes
     on from its checkpoint, and when it is finished the next is a new one.
 
-    Of the options of train --resume, --report, --checkpoint, --group-by and --small-groups do not fit a job and are
-    refused.
+    Of the options of train --resume, --report, --checkpoint, --profile, --log, --group-by and --small-groups do not fit
+    a job and are refused.
     """
     with output("submit train", as_json, verbose) as out:
         from gpukm.config import load

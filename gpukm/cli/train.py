@@ -16,6 +16,7 @@ from gpukm.cli._options import (
     Device,
     DeviceMemory,
     Json,
+    Log,
     MemoryLimit,
     Model,
     Profile,
@@ -155,6 +156,7 @@ def train(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     profile: Profile = None,
+    log: Log = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="URL", help="Save the state of the fit in this folder or URL.")
     ] = None,
@@ -204,7 +206,7 @@ def train(
         target = check_target(report)
         if group_by is not None:
             _refuse_with_groups(resume, report, settings.cluster)
-            _train_groups(out, settings, source, group_by, small_groups, dry_run)
+            _train_groups(out, settings, source, group_by, small_groups, dry_run, log)
             return
         from gpukm.pipeline import train as run
         from gpukm.snapshots import Store as Snapshots
@@ -212,9 +214,10 @@ def train(
         if resume and settings.checkpoint is not None:
             _say_if_absent(out, settings.checkpoint)
         from gpukm.pipeline.cluster import open_executor
+        from gpukm.pipeline.logged import logged
 
-        with open_executor(settings, [source], out.note, out.warn, profile) as executor:
-            progress = out.progress()
+        workers = open_executor(settings, [source], out.note, out.warn, profile)
+        with workers as executor, logged(out.progress(), log) as progress:
             try:
                 done = run(settings, source, resume=resume, dry_run=dry_run, progress=progress, executor=executor)
             finally:
@@ -251,16 +254,19 @@ def _refuse_with_groups(resume: bool, report: str | None, cluster: str | None) -
 
 
 def _train_groups(
-    out: Output, settings: Settings, source: str, group_by: str, small_groups: str, dry_run: bool
+    out: Output, settings: Settings, source: str, group_by: str, small_groups: str, dry_run: bool, log: str | None
 ) -> None:
     """Train a model a group and list them."""
     from gpukm.pipeline import train_groups
+    from gpukm.pipeline.logged import logged
 
-    progress = out.progress()
-    try:
-        done = train_groups(settings, source, group_by, small_groups=small_groups, dry_run=dry_run, progress=progress)
-    finally:
-        progress.close()
+    with logged(out.progress(), log) as progress:
+        try:
+            done = train_groups(
+                settings, source, group_by, small_groups=small_groups, dry_run=dry_run, progress=progress
+            )
+        finally:
+            progress.close()
     for warning in done.warnings:
         out.warn(warning)
     groups = [_group_data(group) for group in done.groups]

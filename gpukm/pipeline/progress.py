@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from gpukm.sources.base import Batch, Source
 
@@ -21,6 +22,9 @@ class Progress:
 
     def seen(self, rows: int) -> None:
         """Rows looked at since the last call; they are the units of a stage in rows."""
+
+    def record(self, text: str, **facts: Any) -> None:
+        """Something happened that only logs tell."""
 
     def detail(self, text: str) -> None:
         """Say what only those want to know who ask for more."""

@@ -281,6 +281,8 @@ def publish(
     provenance = provenance_of(ready.source, result, planned, settings, selection, clock.seconds, resumed_from)
     with clock.stage("publish", progress, "publishing"):
         ref = (publisher or Store.publish)(store, model, content, {**provenance, **(more or {})})
+    facts = {"model": model, "number": ref.number, "id": ref.id, "inertia": result.inertia, "n_iter": result.n_iter}
+    progress.record("published", **facts, seconds=dict(clock.seconds), cluster=result.work)
     warnings = (*_tight(planned, settings), *fitted.warnings, *result.warnings)
     return TrainOutcome(
         model, store.location, planned, ref, result, reading, resumed_from, warnings, dict(clock.seconds)
