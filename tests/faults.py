@@ -343,4 +343,3 @@ class Pausing(Progress):
         self.iteration += n
         for number in [number for number in self.at if number <= self.iteration]:
             self.at.pop(number)()
-

@@ -23,7 +23,6 @@ from tests.faults import (
     Cluster,
     Job,
     Pausing,
-    replace_settings,
     struck,
     there,
     wait_until,
@@ -109,9 +108,7 @@ def pids(client: Any) -> list[int]:
     return list(client.run(os.getpid).values())
 
 
-def test_all_workers_killed_and_started_again(
-    standing: Any, source: str, undisturbed: Bits, tmp_path: Path
-) -> None:
+def test_all_workers_killed_and_started_again(standing: Any, source: str, undisturbed: Bits, tmp_path: Path) -> None:
     standing.wait_for_workers(3, timeout=40)
 
     def kill() -> None:
@@ -152,7 +149,7 @@ def test_a_worker_stopped_beyond_its_time_out(
 ) -> None:
     """As on a machine that hangs; where it comes back it was given up, and does no harm."""
     one = cluster(SCHEDULER__WORKER_TTL="1s")
-    stopped = [one.worker() for _ in range(3)][0]
+    stopped, _, _ = (one.worker() for _ in range(3))
     with one.client(3) as client:
         at = {"i5": lambda: stopped.send_signal(signal.SIGSTOP)}
         if back:
@@ -200,36 +197,39 @@ def test_three_workers_then_one_then_four(
 def test_only_workers_that_offer_a_gpu_are_asked(
     cluster: Callable[..., Cluster], source: str, undisturbed: Bits, tmp_path: Path
 ) -> None:
-    """The resource is a word: here of workers without one. One of them dies, and the other does its part."""
+    """The resource is a word: here of workers without one. One of them dies in a step, and another does its part."""
     one = cluster()
-    on_gpu = [one.worker("--resources", "GPU=1") for _ in range(2)]
-    one.worker()
+    for _ in range(2):
+        one.worker("--resources", "GPU=1")
+        one.worker()
     job = Job.of(source, tmp_path / "job", cluster=f"file:{one.file}")
-    with one.client(3) as client, open_executor(job.settings, [source]) as executor:
-        assert job.run(executor, progress=Pausing(i5=on_gpu[0].kill)) == undisturbed
+    with one.client(4) as client, open_executor(job.settings, [source]) as executor:
+        with struck(client, "gpukm.core.lloyd:_step", tmp_path / "struck"):
+            assert job.run(executor) == undisturbed
         opened = client.run(worker.opened)
         for address, info in there(client).items():
             assert (opened[address] > 0) == ("GPU" in info["resources"])
+        assert len(opened) == 3
 
 
 def test_workers_that_offer_no_gpu_are_no_workers(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:
     one = cluster()
     one.worker()
     named = Job.of(source, tmp_path / "job", cluster=f"file:{one.file}", backend="torch").settings
-    with pytest.raises(ExecutorError, match="no worker offers GPU=1, which each task asks for"):
-        with open_executor(named, [source]):
-            pass
+    words = "no worker offers GPU=1, which each task asks for"
+    with pytest.raises(ExecutorError, match=words), open_executor(named, [source]):
+        pass
 
 
-def test_workers_that_die_of_a_task_are_an_error(
-    cluster: Callable[..., Cluster], source: str, tmp_path: Path
-) -> None:
+def test_workers_that_die_of_a_task_are_an_error(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:
     one = cluster()
     for _ in range(2):
         one.worker(nanny=True)
     with one.client(2) as client:
         client.register_plugin(Always("gpukm.core.lloyd:_step", "die"))
-        with pytest.raises(ExecutorError, match=r"^workers died again and again of the same task \(.*more memory|memory"):
+        with pytest.raises(
+            ExecutorError, match=r"^workers died again and again of the same task \(.*more memory|memory"
+        ):
             Job.of(source, tmp_path / "job").train(DaskExecutor(client))
 
 
@@ -271,9 +271,7 @@ def test_workers_of_two_threads(
         assert Job.of(source, tmp_path / "job").run(DaskExecutor(client)) == undisturbed
 
 
-def test_rows_that_went_away_are_said_once(
-    cluster: Callable[..., Cluster], source: str, tmp_path: Path
-) -> None:
+def test_rows_that_went_away_are_said_once(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:
     """Shards of a worker that was lost cannot be read again: that is no fault of a worker, and is not tried again."""
     mine = Path(write_rows(tmp_path / "mine"))
     one = cluster()

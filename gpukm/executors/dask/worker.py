@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -28,6 +29,8 @@ class _Open:
 
 
 _PLACEMENTS: dict[str, _Open] = {}
+#: Names of the last ones that were closed: a task of theirs that still comes opens parts for itself alone.
+_CLOSED: deque[str] = deque(maxlen=1000)
 _LOCK = threading.Lock()
 _OPENED = {"parts": 0}
 
@@ -62,7 +65,7 @@ def run(
     """
     use_threads(get_worker().state.nthreads)
     with _LOCK:
-        held = _PLACEMENTS.setdefault(placement, _Open())
+        held = _Open() if placement in _CLOSED else _PLACEMENTS.setdefault(placement, _Open())
     values, args = given[:n_values], given[n_values:]
 
     def steps() -> Any:
@@ -110,6 +113,7 @@ def forget(placement: str, numbers: Sequence[int] | None = None) -> None:
     if numbers is None:
         with _LOCK:
             _PLACEMENTS.pop(placement, None)
+            _CLOSED.append(placement)
         return
     held = _PLACEMENTS.get(placement)
     for number in numbers if held is not None else ():
