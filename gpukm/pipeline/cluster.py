@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from gpukm.executors.dask.executor import DaskExecutor
 
 
-def open_workers(settings: Settings, say: Callable[[str], None]) -> AbstractContextManager[Client]:
+@contextmanager
+def open_workers(settings: Settings, say: Callable[[str], None]) -> Iterator[Client]:
     """Connect to ``settings.cluster``, or start it; what was started is closed on leaving.
 
     Parameters
@@ -38,10 +40,30 @@ def open_workers(settings: Settings, say: Callable[[str], None]) -> AbstractCont
     if settings.cluster is None:
         raise ConfigError("no cluster is named; give one with --cluster")
     tls = tls_of(settings.tls_ca, settings.tls_cert, settings.tls_key)
-    opened: Any = open_cluster(
+    opened = open_cluster(
         settings.cluster, tls=tls, wait_seconds=settings.cluster_wait, threads=settings.threads, say=say
     )
-    return opened  # type: ignore[no-any-return]
+    with _quiet(), opened as client:
+        yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's log from the terminal: what it says, with tracebacks, of a lost connection comes as an error of ours.
+
+    A log that the user has configured elsewhere goes on.
+    """
+    import distributed  # makes the loggers  # noqa: F401
+
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.handlers[:] for logger in loggers]
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers = [h for h in handlers if type(h) is not logging.StreamHandler] or [logging.NullHandler()]
+    try:
+        yield
+    finally:
+        for logger, handlers in zip(loggers, before, strict=True):
+            logger.handlers = handlers
 
 
 @contextmanager

@@ -88,7 +88,8 @@ def test_the_scheduler_lost(tmp_path: Path, numbers: Path, cluster: Cluster, gpu
     error = json.loads(out)["error"]
     assert error["type"] == "ExecutorError"
     assert "the scheduler at tcp://127.0.0.1:" in error["message"] and "--resume" in error["message"]
-    assert "Traceback" not in err
+    # What had been said before, and one line.
+    assert err.splitlines()[-1].startswith("gpukm train: the scheduler") and "Traceback" not in err, err
     second = Cluster(tmp_path / "second")
     try:
         second.scheduler()
@@ -152,8 +153,8 @@ def test_a_client_that_is_broken_off_leaves_nothing(
 def test_two_clients_at_once(tmp_path: Path, numbers: Path, cluster: Cluster) -> None:
     """They share the workers, and have each its own bits."""
     settings: list[dict[str, Any]] = [
-        {"n_clusters": 64, "init": "random", "tol": 0, "max_iter": 60, "seed": 1},
-        {"n_clusters": 5, "init": "k-means++", "n_init": 3, "metric": "cosine"},
+        {"n_clusters": 64, "init": "random", "tol": 0, "max_iter": 40, "seed": 1},
+        {"n_clusters": 5, "init": "k-means++", "n_init": 2, "metric": "cosine", "max_iter": 20},
     ]
     alone = [kmeans(str(numbers), **s).digest() for s in settings]
     found: dict[int, str] = {}

@@ -197,24 +197,27 @@ def test_three_workers_then_one_then_four(
 def test_only_workers_that_offer_a_gpu_are_asked(
     cluster: Callable[..., Cluster], source: str, undisturbed: Bits, tmp_path: Path
 ) -> None:
-    """The resource is a word: here of workers without one. One of them dies, and the other does its part."""
+    """The resource is a word: here of workers without one. One of them dies in a step, and another does its part."""
     one = cluster()
-    on_gpu = [one.worker("--resources", "GPU=1") for _ in range(2)]
-    one.worker()
+    for _ in range(2):
+        one.worker("--resources", "GPU=1")
+        one.worker()
     job = Job.of(source, tmp_path / "job", cluster=f"file:{one.file}")
-    with one.client(3) as client, open_executor(job.settings, [source]) as executor:
-        assert job.run(executor, progress=Pausing(i5=on_gpu[0].kill)) == undisturbed
+    with one.client(4) as client, open_executor(job.settings, [source]) as executor:
+        with struck(client, "gpukm.core.lloyd:_step", tmp_path / "struck"):
+            assert job.run(executor) == undisturbed
         opened = client.run(worker.opened)
         for address, info in there(client).items():
             assert (opened[address] > 0) == ("GPU" in info["resources"])
+        assert len(opened) == 3
 
 
 def test_workers_that_offer_no_gpu_are_no_workers(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:
     one = cluster()
     one.worker()
     named = Job.of(source, tmp_path / "job", cluster=f"file:{one.file}", backend="torch").settings
-    refused = pytest.raises(ExecutorError, match="no worker offers GPU=1, which each task asks for")
-    with refused, open_executor(named, [source]):
+    words = "no worker offers GPU=1, which each task asks for"
+    with pytest.raises(ExecutorError, match=words), open_executor(named, [source]):
         pass
 
 

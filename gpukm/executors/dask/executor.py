@@ -68,6 +68,7 @@ class DaskExecutor(Executor):
         self._workers: dict[str, int] = {}
         self._memory: dict[str, int | None] = {}
         self._looked = float("-inf")
+        self._full = 0
         self._n_tasks = self._reopened = self._retried = self._lost_workers = self._joined = 0
         self._sent_before: int | None = None
 
@@ -138,7 +139,8 @@ class DaskExecutor(Executor):
         """Start a task; ``on`` names the worker that should take it, unless it is lost."""
         name = getattr(function, "__name__", "call")
         self._n_tasks += 1
-        more: dict[str, Any] = {"workers": [on], "allow_other_workers": True} if on else {}
+        # Where a task asks for resources, "other workers" would be any at all for Dask: see _free.
+        more: dict[str, Any] = {"workers": [on], "allow_other_workers": not self.resources} if on else {}
         if self.resources:
             more["resources"] = self.resources
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
@@ -194,8 +196,8 @@ class DaskExecutor(Executor):
             if time.monotonic() - began > self.patience_seconds:
                 needs = "".join(f" that offers {name}={n:g}" for name, n in self.resources.items())
                 raise ExecutorError(
-                    f"the cluster at {self._address()} has had no worker{needs} for {self.patience_seconds:.0f} s; "
-                    "start some"
+                    f"the cluster at {self._address()} has had no worker{needs} for {self.patience_seconds:.0f} s"
+                    f"{self._paused()}; start some"
                 )
             self._watch()
             time.sleep(0.1)
@@ -209,15 +211,21 @@ class DaskExecutor(Executor):
         found = {
             address: info
             for address, info in sorted(told.items())
-            if info.get("status", "running") != "closing"
+            # One that is paused, for its memory is nearly full, or retired takes no tasks.
+            if info.get("status", "running") == "running"
             and all(info.get("resources", {}).get(name, 0) >= n for name, n in self.resources.items())
         }
+        self._full = sum(info.get("status") == "paused" for info in told.values())
         self._memory = {address: info["memory_limit"] or None for address, info in found.items()}
         return {address: int(info["nthreads"]) for address, info in found.items()}
 
+    def _paused(self) -> str:
+        """What is said of workers that are there and take no tasks."""
+        return f" that takes tasks ({self._full} are paused, as their memory is nearly full)" if self._full else ""
+
     def _wait(self, futures: Sequence[Future]) -> None:
         """Wait until all are done or one has failed; a cluster without workers is an error, and no reason to wait."""
-        every = self.patience_seconds / 4
+        every = _LOOK_SECONDS if self.resources else self.patience_seconds / 4
         look = time.monotonic() + every
         while True:
             with suppress(TimeoutError), self.client.as_current():
@@ -229,12 +237,39 @@ class DaskExecutor(Executor):
             if time.monotonic() >= look:
                 self._looked = float("-inf")
                 self.workers()
+                if self.resources:
+                    self._free()
                 look = time.monotonic() + every
+
+    def _free(self) -> None:
+        """Let others do the tasks of workers that left, as long as they offer what the tasks ask for.
+
+        ``allow_other_workers`` does not see to that: where the named worker is gone, Dask's scheduler sends the task to
+        any worker, and one that does not offer the resource keeps it for ever.
+        """
+
+        def free(dask_scheduler: Any) -> None:
+            running = {worker.address for worker in dask_scheduler.running}
+            stuck = [
+                task
+                for task in dask_scheduler.unrunnable
+                if str(task.key).startswith("gpukm-")
+                and task.worker_restrictions
+                and running.isdisjoint(task.worker_restrictions)
+            ]
+            for task in stuck:
+                task.worker_restrictions = set()
+            dask_scheduler.transitions({task.key: "processing" for task in stuck}, stimulus_id="gpukm-worker-left")
+
+        with suppress(OSError, TimeoutError):  # whether the scheduler is lost is found where it is waited for
+            self.client.run_on_scheduler(free)
 
     def _lost(self, error: BaseException) -> ExecutorError:
         """What is said when nothing comes back any more."""
+        broke = isinstance(error, (CancelledError, ClosedClientError))
+        reason = "the connection broke, or it was started anew" if broke else _first_line(error)
         return ExecutorError(
-            f"the scheduler at {self._address()} was lost ({_first_line(error)}); start it again, and train with "
+            f"the scheduler at {self._address()} was lost ({reason}); start it again, and train with "
             "--resume where there is a checkpoint"
         )
 

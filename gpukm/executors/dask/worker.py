@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -31,6 +32,8 @@ class _Open:
 
 
 _PLACEMENTS: dict[str, _Open] = {}
+#: Names of the last ones that were closed: a task of theirs that still comes opens parts for itself alone.
+_CLOSED: deque[str] = deque(maxlen=1000)
 _LOCK = threading.Lock()
 
 
@@ -72,7 +75,7 @@ def run(
     if get_worker().address != on:
         told(placement, "retried", len(numbers))
     with _LOCK:
-        held = _PLACEMENTS.setdefault(placement, _Open())
+        held = _Open() if placement in _CLOSED else _PLACEMENTS.setdefault(placement, _Open())
     values, args = given[:n_values], given[n_values:]
 
     def parts() -> Iterator[Any]:
@@ -126,6 +129,7 @@ def forget(placement: str) -> None:
     """Close all parts of a placement that are open here."""
     with _LOCK:
         _PLACEMENTS.pop(placement, None)
+        _CLOSED.append(placement)
 
 
 def keep(placement: str, owned: Mapping[str, Sequence[int]], dask_worker: Any) -> None:
