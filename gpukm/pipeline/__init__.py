@@ -1,6 +1,7 @@
 """The jobs: from a data file to a snapshot, and from a snapshot and a data file to labels.
 
-The command line, and whatever else submits work, calls :func:`train`, :func:`assign` and :func:`submit` of this package.
+The command line, and whatever else needs work done, calls :func:`train`, :func:`assign` and :func:`submit` of this
+package.
 """
 
 from __future__ import annotations
