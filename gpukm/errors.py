@@ -8,8 +8,10 @@
     ├── BackendUnavailableError       what was asked for is not on this machine     exit 6
     ├── ExecutorError                 the machinery that runs shards failed         exit 6
     ├── SnapshotNotFoundError         no such store, model or snapshot              exit 2
+    │   └── JobNotFoundError          no such job                                   exit 2
     ├── SnapshotCorruptError          stored bytes are not the bytes written        exit 4
     └── SnapshotConflictError         somebody else changed what we build on        exit 5
+        └── JobEndedError             it is too late for what is asked of a job     exit 5
 
 A message says what was got, what was expected and what to do next.
 """
@@ -45,3 +47,11 @@ class SnapshotCorruptError(GpukmError):
 
 class SnapshotConflictError(GpukmError):
     """The store changed under an operation that must not be retried blindly."""
+
+
+class JobNotFoundError(SnapshotNotFoundError):
+    """A job does not exist in the store where it was looked for."""
+
+
+class JobEndedError(SnapshotConflictError):
+    """A job has ended, or is about to, so that what is asked of it cannot be done any more."""

@@ -12,6 +12,8 @@ from gpukm.errors import (
     DataError,
     ExecutorError,
     GpukmError,
+    JobEndedError,
+    JobNotFoundError,
     SnapshotConflictError,
     SnapshotCorruptError,
     SnapshotNotFoundError,
@@ -24,6 +26,8 @@ TERMINATED = 143
 TABLE: tuple[tuple[type[BaseException], int, str], ...] = (
     (BackendUnavailableError, UNAVAILABLE, "gpukm doctor"),
     (ExecutorError, UNAVAILABLE, "gpukm doctor"),
+    (JobNotFoundError, USAGE, "gpukm jobs list"),
+    (JobEndedError, CONFLICT, "gpukm jobs show"),
     (SnapshotNotFoundError, USAGE, "gpukm snapshots list"),
     (SnapshotCorruptError, INTEGRITY, "gpukm snapshots verify"),
     (SnapshotConflictError, CONFLICT, "{command}"),

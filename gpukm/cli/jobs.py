@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from gpukm.cli._io import Output, clock, output, short, table
 from gpukm.cli._options import Cluster, ClusterWait, ConfigFile, Json, Store, TlsCa, TlsCert, TlsKey, given
 
 if TYPE_CHECKING:
+    from gpukm.pipeline.jobs.events import Event
     from gpukm.pipeline.jobs.job import Job, Jobs, Status
 
 app = typer.Typer(help="Look at jobs, wait for them, cancel them.", no_args_is_help=True)
@@ -64,7 +65,7 @@ def show(ctx: typer.Context, job: Id, store: Store = None, config: ConfigFile = 
         status, (events, _), request = found.status(), found.events.look(), found.request()
         happened = [{"at": e.at.isoformat(), "event": e.kind.value, **e.facts} for e in events]
         data = {**_data(status), "settings": request.settings, "events": happened}
-        out.result(data, lambda: _render(status, data))
+        out.result(data, lambda: _render(status, request.settings, events))
 
 
 @app.command("logs")
@@ -239,16 +240,17 @@ def _progress(status: Status) -> str:
     return ", ".join(parts)
 
 
-def _render(status: Status, data: dict[str, Any]) -> str:
+def _render(status: Status, settings: Mapping[str, Any], events: Sequence[Event] = ()) -> str:
     """For people: one line a fact."""
     lines = [
         ("job", status.id),
         ("model", status.model),
         ("source", status.source),
         ("state", _progress(status)),
-        ("submitted", f"{status.submitted_at.isoformat(timespec='seconds')} ({status.submissions}x)"),
-        ("heard of", f"{clock(status.silent_seconds)} ago"),
+        ("submitted", f"{_time(status.submitted_at)} ({status.submissions}x)"),
     ]
+    if not status.ended:
+        lines.append(("heard of", f"{clock(status.silent_seconds)} ago"))
     if status.worker:
         lines.append(("driver", f"{status.worker} on {status.host}, attempt {status.attempts}"))
     if status.snapshot:
@@ -259,11 +261,16 @@ def _render(status: Status, data: dict[str, Any]) -> str:
         lines.append(("error", status.error))
     if status.advice:
         lines.append(("next", status.advice))
-    for key, value in data.get("settings", {}).items():
-        lines.append((f"settings.{key}", ",".join(value) if isinstance(value, list) else str(value)))
-    for event in data.get("events", ()):
-        lines.append((str(event["at"]), str(event["event"])))
-    return table(lines)
+    for key, value in settings.items():
+        if value not in (None, []):
+            lines.append((f"settings.{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)))
+    told = [(_time(event.at), event.kind.value, str(event.facts.get("worker", ""))) for event in events]
+    return table(lines) + (f"\n\n{table(told, ('AT', 'EVENT', 'WORKER'))}" if told else "")
+
+
+def _time(moment: datetime) -> str:
+    """A moment, to the second."""
+    return moment.isoformat(timespec="seconds")
 
 
 def _line(record: dict[str, Any]) -> str:

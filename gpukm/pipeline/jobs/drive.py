@@ -71,7 +71,8 @@ def run(client: Client, store: Store, id_: str, submission: int, address: str) -
     submitted = events[submission - 1].facts
     with Pulse(Job(store, id_).events, attempt, log, float(submitted["beat_seconds"])) as pulse:
         try:
-            once = Once(f"job {id_}", int(events[0].facts["model_records"]))
+            first = next(event for event in events if event.kind is Kind.SUBMITTED)
+            once = Once(f"job {id_}", int(first.facts["model_records"]))
             found = _published(store, request, once)
             if found is None:
                 done = _train(client, store, job, request, submitted["settings"], once, attempt, pulse, log)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from gpukm.errors import ConfigError, SnapshotConflictError, SnapshotCorruptError
+from gpukm.errors import ConfigError, JobEndedError, SnapshotCorruptError
 from gpukm.snapshots.canonical import canonical_json, field, parse_json, sha256
 from gpukm.snapshots.files import Files
 from gpukm.snapshots.redact import redact
@@ -132,7 +132,7 @@ class Events:
         ------
         Replaced
             A driver says so, and it has been replaced, or the job has ended.
-        SnapshotConflictError
+        JobEndedError
             It cannot happen after what happened.
         """
         nonce = secrets.token_hex(16)
@@ -191,18 +191,18 @@ def check(events: Sequence[Event], kind: Kind, attempt: int | None, facts: Mappi
     ------
     Replaced
         A driver is no longer the one.
-    SnapshotConflictError
+    JobEndedError
         Somebody else asks for what cannot be done any more.
     """
     last = events[-1].kind if events else None
     if kind is Kind.SUBMITTED:
         if last is Kind.FINISHED:
-            raise SnapshotConflictError("the job is finished; submit it with --again to run it anew")
+            raise JobEndedError("the job is finished; submit it with --again to run it anew")
     elif kind is Kind.CANCELLED:
         if last in ENDS:
-            raise SnapshotConflictError(f"the job is {last} already, so it cannot be cancelled")
+            raise JobEndedError(f"the job is {last} already, so it cannot be cancelled")
         if any(event.kind is Kind.PUBLISHING for event in since_submission(events)):
-            raise SnapshotConflictError(
+            raise JobEndedError(
                 "the job is publishing its result already, so it cannot be cancelled any more; wait for it, or submit "
                 "it again if its driver is lost"
             )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gpukm.errors import ConfigError, SnapshotNotFoundError
+from gpukm.errors import ConfigError, JobNotFoundError
 from gpukm.pipeline.checkpoints import Checkpoints
 from gpukm.pipeline.jobs.events import Beat, Event, Events, Kind, newest_attempt, since_submission
 from gpukm.pipeline.jobs.log import read_log
@@ -151,7 +151,7 @@ class Job:
 
         Raises
         ------
-        SnapshotNotFoundError
+        JobNotFoundError
             There is no such job.
         SnapshotCorruptError, ConfigError
             It is damaged, or a newer gpukm wrote it.
@@ -161,9 +161,7 @@ class Job:
         try:
             value = parse_json(self._files.read(path, _LIMIT_BYTES), what)
         except FileNotFoundError:
-            raise SnapshotNotFoundError(
-                f"there is no job {self.id!r} in {self._store.location}; see: gpukm jobs list"
-            ) from None
+            raise JobNotFoundError(f"there is no job {self.id!r} in {self._store.location}") from None
         if field(value, "format", int, what) > FORMAT:
             raise ConfigError(f"{what} has the format {value['format']}, newer than {FORMAT}; update gpukm")
         source, model = field(value, "source", str, what), field(value, "model", str, what)
@@ -198,9 +196,9 @@ class Job:
 
         Raises
         ------
-        SnapshotNotFoundError
+        JobNotFoundError
             There is no such job.
-        SnapshotConflictError
+        JobEndedError
             It has ended, or is publishing already.
         """
         self.request()
@@ -211,7 +209,7 @@ class Job:
 
         Raises
         ------
-        SnapshotNotFoundError, SnapshotCorruptError
+        JobNotFoundError, SnapshotCorruptError
             There is no such job, or it is damaged.
         """
         request = self.request()
@@ -240,7 +238,7 @@ class Jobs:
 
         Raises
         ------
-        SnapshotNotFoundError
+        JobNotFoundError
         """
         jobs = self.all()
         found = [job for job in jobs if job.id == text] or [job for job in jobs if text and job.id.startswith(text)]
@@ -248,8 +246,8 @@ class Jobs:
             return found[0]
         if found:
             some = ", ".join(job.id for job in found[:5])
-            raise SnapshotNotFoundError(f"{text!r} may be any of several jobs: {some}; write more of the id")
-        raise SnapshotNotFoundError(f"there is no job {text[:130]!r} in {self._store.location}; see: gpukm jobs list")
+            raise JobNotFoundError(f"{text!r} may be any of several jobs: {some}; write more of the id")
+        raise JobNotFoundError(f"there is no job {text[:130]!r} in {self._store.location}")
 
     def named(self, id_: str, request: Request) -> Job:
         """The job of this id, which is not made yet where there is none.

@@ -75,7 +75,7 @@ class Pulse(Progress):
         self._iteration, self._inertia = iteration, inertia
         if time.monotonic() - self._logged >= self._every:
             self._logged = time.monotonic()
-            self._log.add("iteration", **self._facts())
+            self._log.add("iteration", **{key: value for key, value in self._facts().items() if key != "stage"})
         self.watch()
 
     def detail(self, text: str) -> None:

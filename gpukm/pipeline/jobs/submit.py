@@ -108,6 +108,7 @@ def submit(
     model = settings.model or model_name(source)
     request = Request(source, model, settings.model_dump(mode="json", include=set(SEMANTIC)))
     store = Store.open(location, create=True)
+    fresh = not store.files.names("")
     with open_workers(settings, say) as client:
         executor = executor_on(client, settings, [source], say, warn)
         check_store(client, store, location)
@@ -118,6 +119,8 @@ def submit(
         jobs = Jobs(store)
         mine = jobs.of(request, again) if job is None else jobs.named(job, request)
         if dry_run:
+            if fresh:
+                store.files.remove_folder("")  # that the probe has made
             status = mine.status() if mine.exists() else None
             note = f"would go on with job {mine.id}, which is {status.state}" if status else "would be a new job"
             return Submission(mine.id, False, status, store.location, model, note)
@@ -178,7 +181,6 @@ def check_store(client: Client, store: Store, location: str) -> None:
     """
     files, token = store.files, secrets.token_hex(8)
     name = f"{TEMPORARY}/probe-{token}"
-    fresh = not files.names("")
     made = [name]
     try:
         files.create(name, [token.encode()])
@@ -199,9 +201,6 @@ def check_store(client: Client, store: Store, location: str) -> None:
     finally:
         for path in made:
             files.remove(path)
-        if fresh:
-            files.remove_folder(TEMPORARY)
-            files.remove_folder("")
 
 
 async def _probe(location: str, token: str) -> tuple[str, str]:

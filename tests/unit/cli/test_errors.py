@@ -21,6 +21,8 @@ from gpukm.errors import GpukmError
         (gpukm.errors.SnapshotNotFoundError("none"), 2, ["gpukm snapshots list"]),
         (gpukm.errors.SnapshotCorruptError("bits"), 4, ["gpukm snapshots verify"]),
         (gpukm.errors.SnapshotConflictError("changed"), 5, ["gpukm train"]),
+        (gpukm.errors.JobNotFoundError("none"), 2, ["gpukm jobs list"]),
+        (gpukm.errors.JobEndedError("over"), 5, ["gpukm jobs show"]),
         (KeyboardInterrupt(), 130, ["interrupted"]),
         (Terminated(), 143, ["SIGTERM"]),
         (MemoryError(), 2, ["out of memory", "--memory-limit"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from gpukm.snapshots import Store
 pytestmark = pytest.mark.timeout(90)
 SETTINGS: dict[str, Any] = {"n_clusters": 30, "tol": 0.0, "init": "random", "n_init": 1, "max_iter": 8}
 #: Of a fit that something can happen to.
-LONG = {"max_iter": 300, "n_init": 3}
+LONG = {"max_iter": 300, "n_init": 2}
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_what_would_fail_fails_before_anything_is_sent(settings: Settings, sourc
         submit(settings.model_copy(update={"columns": ("nothing",)}), source)
     with pytest.raises(ExecutorError, match="cannot be read"):
         submit(settings, source + "x")
-    assert not Path(settings.store).exists()
+    assert not Store.open(settings.store, create=True).models() and not Path(settings.store, "jobs").exists()
     with pytest.raises(ConfigError, match="one of the two"):
         submit(settings, source, job="a", again=True)
 
@@ -125,7 +126,7 @@ def test_a_store_that_workers_do_not_share_is_refused(client: distributed.Client
         check_store(client, Store.open(here, create=True), here)
     folder = str(tmp_path / "store")
     check_store(client, Store.open(folder, create=True), folder)
-    assert not Path(folder).exists()
+    assert [path.name for path in Path(folder).rglob("*")] == ["tmp"]
     (tmp_path / "file").write_text("")
     with pytest.raises(ExecutorError, match="cannot be used on worker"):
         check_store(client, Store.open(folder, create=True), str(tmp_path / "file"))
@@ -169,6 +170,18 @@ def test_two_that_publish_at_once_publish_once(
     status = job.status()
     assert status.state == "finished" and status.worker == "second"
     assert len(store.records("rows")) == 1
+
+
+def test_submitted_twice_at_once_it_is_one_job(
+    settings: Settings, source: str, tmp_path: Path, client: distributed.Client
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: submit(settings, source, job="one", beat_seconds=0.2), range(2)))
+    assert {found.id for found in done} == {"one"} and any(found.sent for found in done)
+    job = job_of(settings, done[0])
+    until(lambda: job.status().ended)
+    records = Store.open(settings.store).records("rows")
+    assert [record.snapshot for record in records] == [alone(source, tmp_path)]
 
 
 def test_one_that_died_before_it_could_tell_is_told_for(

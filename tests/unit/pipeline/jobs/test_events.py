@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpukm.errors import SnapshotConflictError, SnapshotCorruptError
+from gpukm.errors import JobEndedError, SnapshotCorruptError
 from gpukm.pipeline.jobs.events import ENDS, Events, Kind, Replaced, newest_attempt
 from gpukm.snapshots import Store
 
@@ -49,7 +49,7 @@ def test_after_the_end_a_driver_has_nothing_to_say(store: Store, end: Kind) -> N
     for kind in (Kind.PUBLISHING, Kind.RETRYING, Kind.FINISHED, Kind.FAILED):
         with pytest.raises(Replaced, match=end.value):
             events_of(store).append(kind, {}, attempt)
-    with pytest.raises(SnapshotConflictError, match="already"):
+    with pytest.raises(JobEndedError, match="already"):
         events_of(store).append(Kind.CANCELLED, {})
     with pytest.raises(Replaced):
         events_of(store).append(Kind.STARTED, {"submission": 1})
@@ -61,7 +61,7 @@ def test_a_finished_job_is_not_submitted_again_and_others_are(store: Store) -> N
     assert events.append(Kind.SUBMITTED, {}).number == 4
     attempt = events.append(Kind.STARTED, {"submission": 4}).number
     events.append(Kind.FINISHED, {}, attempt)
-    with pytest.raises(SnapshotConflictError, match="--again"):
+    with pytest.raises(JobEndedError, match="--again"):
         events.append(Kind.SUBMITTED, {})
 
 
@@ -89,7 +89,7 @@ def test_what_is_being_published_cannot_be_cancelled(store: Store) -> None:
     events, attempt = begun(store)
     events.append(Kind.PUBLISHING, {}, attempt)
     events.append(Kind.STARTED, {"submission": 1})  # its worker died; it may wake up yet
-    with pytest.raises(SnapshotConflictError, match="publishing"):
+    with pytest.raises(JobEndedError, match="publishing"):
         events.append(Kind.CANCELLED, {})
 
 
@@ -104,7 +104,7 @@ def test_of_cancelling_and_publishing_at_once_one_happens(store: Store) -> None:
             mine = Events(store.files, folder)
             try:
                 mine.append(kind, {}, attempt if kind is Kind.PUBLISHING else None)
-            except (Replaced, SnapshotConflictError):
+            except (Replaced, JobEndedError):
                 return False
             return True
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpukm.config import Settings
-from gpukm.errors import ConfigError, SnapshotConflictError, SnapshotCorruptError, SnapshotNotFoundError
+from gpukm.errors import ConfigError, JobEndedError, JobNotFoundError, SnapshotCorruptError
 from gpukm.pipeline.jobs.events import Kind
 from gpukm.pipeline.jobs.job import Job, Jobs, Request
 from gpukm.pipeline.jobs.submit import HOW, check_settings
@@ -61,6 +61,15 @@ def test_a_named_job_refuses_other_settings_and_says_which(store: Store) -> None
         job.create(other)
 
 
+def test_one_that_was_made_and_never_submitted(store: Store) -> None:
+    job = made(store)
+    assert job.status().state == "queued" and job.status().submissions == 0
+    job.cancel()
+    assert job.status().state == "cancelled"
+    finish(job)
+    assert job.status().state == "finished"
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".a", "a.", "a" * 200, "a b"])
 def test_names_that_are_none(store: Store, name: str) -> None:
     with pytest.raises(ConfigError, match="no id of a job"):
@@ -72,10 +81,10 @@ def test_finding_by_first_characters(store: Store) -> None:
         Jobs(store).named(name, REQUEST).create(REQUEST)
     jobs = Jobs(store)
     assert jobs.find("nightly").id == "nightly" and jobs.find("w").id == "weekly"
-    with pytest.raises(SnapshotNotFoundError, match=r"nightly, nightly-2"):
+    with pytest.raises(JobNotFoundError, match=r"nightly, nightly-2"):
         jobs.find("night")
     for absent in ("monthly", "", "../nightly"):
-        with pytest.raises(SnapshotNotFoundError):
+        with pytest.raises(JobNotFoundError):
             jobs.find(absent)
 
 
@@ -121,9 +130,9 @@ def test_failed_and_cancelled(store: Store) -> None:
     job.cancel()
     status = job.status()
     assert status.state == "cancelled" and status.ended and status.error is None
-    with pytest.raises(SnapshotConflictError):
+    with pytest.raises(JobEndedError):
         job.cancel()
-    with pytest.raises(SnapshotNotFoundError):
+    with pytest.raises(JobNotFoundError):
         Job(store, "nothing").cancel()
     assert "nothing" not in [found.id for found in Jobs(store).all()]
 
