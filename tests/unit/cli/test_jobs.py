@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from gpukm.cli.main import app, main
-from gpukm.executors.dask import clusters
+from gpukm.executors.dask import schedulers
 from gpukm.pipeline.jobs.events import Kind
 from gpukm.pipeline.jobs.job import Job, Jobs, Request
 from gpukm.pipeline.jobs.log import LogWriter
@@ -176,7 +176,7 @@ def test_following_a_lost_job_ends(store: Store, capsys: pytest.CaptureFixture[s
 
 
 def test_cancel(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(schedulers, "CONNECT_SECONDS", 0.1)
     job = make(store, "one", Kind.SUBMITTED)
     assert main(["jobs", "cancel", "one", "--dry-run", "--json"]) == 0
     assert data(capsys)["state"] == "queued" and job.status().state == "queued"
