@@ -142,8 +142,9 @@ class _Keeper:
         if step.state.stop is not None:
             # The loop is over; going on from here would add an iteration, so the state before stays.
             return
-        where = self._settings, self._data, self._init
-        self._newest = lambda: Checkpoint(*where, step.state.centroids, tuple(self._history), step.best)
+        # The history as it is now: the loop's end, which comes later, is not of these centroids.
+        where, history = (self._settings, self._data, self._init), tuple(self._history)
+        self._newest = lambda: Checkpoint(*where, step.state.centroids, history, step.best)
         if time.monotonic() >= self._next:
             self.save()
 

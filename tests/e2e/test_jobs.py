@@ -193,7 +193,7 @@ def test_a_paused_driver_wakes_up_beside_its_successor(
 @pytest.mark.slow
 def test_cancelled_from_anywhere(gpukm: Gpukm, rows: Path, tmp_path: Path, cluster: Cluster) -> None:
     place = ("--cluster", f"file:{cluster.file}")
-    done = gpukm("submit", "train", "rows.npy", *LONG, *place)
+    done = gpukm("submit", "train", "rows.npy", *LONG, "--n-init", "50", *place)
     job = job_in(tmp_path, done.out.strip())
     until(job.checkpoints().exist)
     assert gpukm("jobs", "cancel", job.id, "--dry-run").code == 0 and not job.status().ended
