@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import wait
 
 from gpukm import kmeans
 from gpukm.errors import DataError, ExecutorError
@@ -210,6 +211,27 @@ def test_only_workers_that_offer_a_gpu_are_asked(
         for address, info in there(client).items():
             assert (opened[address] > 0) == ("GPU" in info["resources"])
         assert len(opened) == 3
+
+
+def test_blocks_on_other_workers_do_not_draw_tasks_there(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    """Dask would send the task of a worker that was lost to where its block lies, resource or not."""
+    da = pytest.importorskip("dask.array")
+    one = cluster()
+    for _ in range(3):
+        one.worker()
+    x = np.random.default_rng(3).normal(size=(4000, 8)).astype(np.float32)
+    with one.client(3) as client:
+        blocks = client.persist(da.from_array(x, chunks=(500, 8)))
+        with client.as_current():
+            wait(blocks, timeout=30)
+        for _ in range(2):
+            one.worker("--resources", "GPU=1")
+        client.wait_for_workers(5, timeout=40)
+        alone = kmeans(x, 20, init="random", tol=0, max_iter=20).digest()
+        with struck(client, "gpukm.core.lloyd:_step", tmp_path / "struck"):
+            on_gpu = DaskExecutor(client, {"GPU": 1})
+            found = kmeans(blocks, 20, init="random", tol=0, max_iter=20, executor=on_gpu)
+        assert found.digest() == alone
 
 
 def test_workers_that_offer_no_gpu_are_no_workers(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:
