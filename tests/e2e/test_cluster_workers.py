@@ -24,6 +24,7 @@ from tests.faults import (
     Cluster,
     Job,
     Pausing,
+    spilled,
     struck,
     there,
     wait_until,
@@ -263,6 +264,34 @@ def test_workers_without_memory_are_an_error(cluster: Callable[..., Cluster], so
         client.register_plugin(Always("gpukm.pipeline.reading:_take", "eat"))
         with pytest.raises(ExecutorError, match="they may lack memory"):
             Job.of(source, tmp_path / "job").train(DaskExecutor(client))
+
+
+def test_workers_whose_memory_is_full_are_an_error(
+    cluster: Callable[..., Cluster], source: str, tmp_path: Path
+) -> None:
+    """Dask pauses them, and would wait for ever."""
+    one = cluster(WORKER__MEMORY__PAUSE="0.01")
+    one.worker("--memory-limit", "2GB")
+    with one.client() as client:
+        wait_until(lambda: {info["status"] for info in there(client).values()} == {"paused"}, "a pause")
+        words = (
+            r"has had no worker for 1 s that takes tasks \(1 are paused, as their memory is nearly full\); start some"
+        )
+        with pytest.raises(ExecutorError, match=words):
+            Job.of(source, tmp_path / "job").train(DaskExecutor(client, patience_seconds=1))
+
+
+def test_values_that_are_spilled_to_disk_are_the_same(
+    cluster: Callable[..., Cluster], source: str, undisturbed: Bits, tmp_path: Path
+) -> None:
+    one = cluster(WORKER__MEMORY__TARGET="0.000000001")
+    for _ in range(2):
+        one.worker("--memory-limit", "2GB")
+    with one.client(2) as client:
+        found: list[int] = []
+        progress = Pausing(i10=lambda: found.extend(spilled(client)))
+        assert Job.of(source, tmp_path / "job").run(DaskExecutor(client), progress=progress) == undisturbed
+        assert sum(found) > 0
 
 
 @pytest.mark.parametrize("n_rows", [13, 40])
