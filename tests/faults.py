@@ -136,6 +136,15 @@ def open_placements(client: Any) -> int:
     return sum(client.run(count).values())
 
 
+def spilled(client: Any) -> list[int]:
+    """How many values each worker has on its disk."""
+
+    def count(dask_worker: Any) -> int:
+        return len(dask_worker.data.slow)
+
+    return list(client.run(count).values())
+
+
 def be_idle_after(client: Any, seconds: float) -> None:
     """Have workers close shards that nobody asks for so soon."""
 
@@ -238,9 +247,12 @@ def write_rows(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Bits:
-    """What a job came to: the snapshot's id, which covers its centroids and statistics, and digests."""
+    """What a job came to: the snapshot's id, which covers all that is here but the labels, and parts of it."""
 
     snapshot: str
+    preprocessing: str
+    rows: str
+    first: str
     centroids: str
     labels: str
 
@@ -290,7 +302,15 @@ class Job:
 
     def bits(self, done: Any, executor: Executor | None = None) -> Bits:
         """What a training came to, and what labels come of it."""
-        return Bits(done.ref.id, digest(done.result.centroids), self.assign(executor))
+        fitted = Store.open(self.settings.store).load("m").fitted
+        return Bits(
+            done.ref.id,
+            str(sorted((name, digest(array)[:8]) for name, array in fitted.tensors().items())),
+            done.reading.fingerprint,
+            str([(record.inertia, record.n_empty) for record in done.result.history[:3]]),
+            digest(done.result.centroids),
+            self.assign(executor),
+        )
 
     def assign(self, executor: Executor | None = None) -> str:
         """The digest of all rows with their labels and distances, in order."""

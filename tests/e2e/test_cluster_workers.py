@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import wait
 
 from gpukm import kmeans
 from gpukm.errors import DataError, ExecutorError
@@ -23,6 +24,7 @@ from tests.faults import (
     Cluster,
     Job,
     Pausing,
+    spilled,
     struck,
     there,
     wait_until,
@@ -212,6 +214,27 @@ def test_only_workers_that_offer_a_gpu_are_asked(
         assert len(opened) == 3
 
 
+def test_blocks_on_other_workers_do_not_draw_tasks_there(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    """Dask would send the task of a worker that was lost to where its block lies, resource or not."""
+    da = pytest.importorskip("dask.array")
+    one = cluster()
+    for _ in range(3):
+        one.worker()
+    x = np.random.default_rng(3).normal(size=(4000, 8)).astype(np.float32)
+    with one.client(3) as client:
+        blocks = client.persist(da.from_array(x, chunks=(500, 8)))
+        with client.as_current():
+            wait(blocks, timeout=30)
+        for _ in range(2):
+            one.worker("--resources", "GPU=1")
+        client.wait_for_workers(5, timeout=40)
+        alone = kmeans(x, 20, init="random", tol=0, max_iter=20).digest()
+        with struck(client, "gpukm.core.lloyd:_step", tmp_path / "struck"):
+            on_gpu = DaskExecutor(client, {"GPU": 1})
+            found = kmeans(blocks, 20, init="random", tol=0, max_iter=20, executor=on_gpu)
+        assert found.digest() == alone
+
+
 def test_workers_that_offer_no_gpu_are_no_workers(cluster: Callable[..., Cluster], source: str, tmp_path: Path) -> None:
     one = cluster()
     one.worker()
@@ -241,6 +264,34 @@ def test_workers_without_memory_are_an_error(cluster: Callable[..., Cluster], so
         client.register_plugin(Always("gpukm.pipeline.reading:_take", "eat"))
         with pytest.raises(ExecutorError, match="they may lack memory"):
             Job.of(source, tmp_path / "job").train(DaskExecutor(client))
+
+
+def test_workers_whose_memory_is_full_are_an_error(
+    cluster: Callable[..., Cluster], source: str, tmp_path: Path
+) -> None:
+    """Dask pauses them, and would wait for ever."""
+    one = cluster(WORKER__MEMORY__PAUSE="0.01")
+    one.worker("--memory-limit", "2GB")
+    with one.client() as client:
+        wait_until(lambda: {info["status"] for info in there(client).values()} == {"paused"}, "a pause")
+        words = (
+            r"has had no worker for 1 s that takes tasks \(1 are paused, as their memory is nearly full\); start some"
+        )
+        with pytest.raises(ExecutorError, match=words):
+            Job.of(source, tmp_path / "job").train(DaskExecutor(client, patience_seconds=1))
+
+
+def test_values_that_are_spilled_to_disk_are_the_same(
+    cluster: Callable[..., Cluster], source: str, undisturbed: Bits, tmp_path: Path
+) -> None:
+    one = cluster(WORKER__MEMORY__TARGET="0.000000001")
+    for _ in range(2):
+        one.worker("--memory-limit", "2GB")
+    with one.client(2) as client:
+        found: list[int] = []
+        progress = Pausing(i10=lambda: found.extend(spilled(client)))
+        assert Job.of(source, tmp_path / "job").run(DaskExecutor(client), progress=progress) == undisturbed
+        assert sum(found) > 0
 
 
 @pytest.mark.parametrize("n_rows", [13, 40])
