@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-PARTS = {"data", "peers", "plots", "record", "turns", "verify", *(path.stem for path in FOLDER.glob("gpu_*.py"))}
+PARTS = {
+    *("cluster_model", "data", "peers", "plots", "record", "turns", "verify"),
+    *(path.stem for path in FOLDER.glob("gpu_*.py")),
+}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
 PEERS = {
     "scikit-learn": "sklearn",
@@ -108,6 +111,26 @@ def test_scaling(tmp_path: Path) -> None:
     else:
         assert 0.3 < row["ceiling"]["2"] < 3
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".svg", ".png"}
+
+
+@pytest.mark.slow
+def test_cluster(tmp_path: Path) -> None:
+    printed = run("cluster", "--only", "speed,overhead", "--rows", 20_000, "--repeats", 1, "--out", tmp_path)
+    found = result(tmp_path, "cluster")
+    assert found["speed"]["whole_ratio"] > 0 and found["overhead"]["iteration_seconds"] > 0
+    assert "of the speed of two threads" in printed
+
+
+@pytest.mark.slow
+def test_model_of_many_machines(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    printed = run("scaling", "--sweeps", "workers", "--out", tmp_path)
+    for problem in result(tmp_path, "scaling-workers")["problems"]:
+        seconds = problem["seconds"]
+        # The work on rows is shared out, and the scheduler has ever more to do.
+        assert seconds["1"]["rows"] == pytest.approx(1024 * seconds["1024"]["rows"])
+        assert seconds["1024"]["scheduler"] > seconds["1"]["scheduler"]
+        assert f"first limit: {problem['first_limit']['workers']:,} workers" in printed
 
 
 def test_more_rows_than_32_bits_count_in_small(tmp_path: Path) -> None:

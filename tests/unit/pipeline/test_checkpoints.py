@@ -216,6 +216,10 @@ def test_a_kill_while_writing_leaves_a_whole_one(tmp_path: Path, writer: Any) ->
         process = writer()
         began = int(process.stdout.readline())
         assert began >= before
+        # The process is slow to begin where others work, too.
+        end = time.monotonic() + 30
+        while (now := Checkpoints.open(str(tmp_path / "c")).newest()) is None or now.iteration <= began:
+            assert time.monotonic() < end, "nothing was saved"
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         process.wait()
