@@ -428,7 +428,8 @@ def _named(rows: _Rows, b: int) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        raise type(error)(f"{rows.name(b)}: {error}") from None
+        kind = ConfigError if isinstance(error, ConfigError) else DataError
+        raise kind(f"{rows.name(b)}: {error}") from None
 
 
 def _solve(

@@ -227,7 +227,7 @@ def _make(name: str, device: str, threads: int | None, device_memory: int | None
     if name == "cpu":
         from gpukm.backends.cpu import CpuBackend
 
-        return CpuBackend(threads or _process_threads)
+        return CpuBackend(_process_threads if threads is None else threads)
     from gpukm.backends.numpy import NumpyBackend
 
     return NumpyBackend()

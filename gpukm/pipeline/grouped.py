@@ -258,4 +258,6 @@ def _named(by: str, value: str) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        raise type(error)(f"{by} {value!r}: {error}") from None
+        # Errors of reading are of kinds that are not made of a text alone.
+        kind = ConfigError if isinstance(error, ConfigError) else DataError
+        raise kind(f"{by} {value!r}: {error}") from None
