@@ -166,7 +166,7 @@ def test_many_problems(shared, largest, form, init, metric):
 def test_what_is_wrong_with_one_problem_is_told(shared):
     x = np.ones((60, 3), np.float32)
     x[25] = 0
-    with pytest.raises(DataError, match=r"problem 1: 1 rows are zero, the first is row 5"):
+    with pytest.raises(DataError, match=r"problem 1: 1 row is zero, the first is row 5"):
         kmeans_batched(shared.place(x).reshape(3, 20, 3), 2, metric="cosine")
     x[25] = np.nan
     with pytest.raises(DataError, match=r"problem 1: Input contains NaN.*row 5"):
