@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from typing import Any
@@ -216,7 +216,7 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
     current = Centroids.of(problem, centroids)
     tolerance: float | None = None
     done, stop = first_iteration - 1, None
-    ahead: list[Handle] | None = None
+    ahead: _Iteration | None = None
     while stop is None and done < problem.max_iter:
         begun = 0, 0
         if tolerance is not None:
@@ -228,13 +228,12 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
                     yield state
             if stop is not None or done == problem.max_iter:
                 return
-        steps = _stepped(problem, run, parts, current.handles) if ahead is None else ahead
-        pieces = _moved(problem, parts, steps, current, tolerance is None)
-        decision, ahead = executor.apply(_decide, *pieces), None
+        turn = _iteration(problem, run, parts, current.handles, tolerance is None) if ahead is None else ahead
+        decision, ahead = executor.apply(_decide, *turn.pieces), None
         renewed = executor.chain is not None and (done + 1) % executor.chain == 0
         if executor.ahead and not renewed:
             # Even if this was the last iteration: then these are the final labels.
-            ahead = _stepped(problem, run, parts, pieces)
+            ahead = _iteration(problem, run, parts, turn.pieces, False)
         told: Decision = executor.fetch(decision)
         inertia, n_empty = display_inertia(problem, told.gain), len(told.empty)
         if tolerance is None:
@@ -244,13 +243,13 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
         if n_empty:
             ahead = None
             moves = _moves(problem, told.empty, *current.handles)
-            pieces = _moved(problem, parts, steps, current, False, moves)
-            told = executor.fetch(executor.apply(_decide, *pieces))
+            turn = _moved_again(problem, parts, turn, current.handles, moves)
+            told = executor.fetch(executor.apply(_decide, *turn.pieces))
             settled, shift = told.settled, told.shift
         done += 1
         record = IterationRecord(done, inertia, shift, begun[0] + step.n_moved, n_empty)
         stop = _stop_reason(problem, settled, shift, tolerance, done)
-        current = Centroids(problem, pieces)
+        current = Centroids(problem, turn.pieces)
         rechecked = begun[1] + step.n_rechecked
         yield LloydState(current, (record,), tolerance, stop, step.n_scored, rechecked, step.effort)
         if renewed and stop is None:
@@ -287,19 +286,61 @@ def _cut(step: Step, parts: Sequence[slice]) -> list[Step]:
     return [first, *(Step(step.stats.part(part), 0, 0, 0, none) for part in parts[1:])]
 
 
-def _stepped(problem: Problem, run: int, parts: list[slice], pieces: Sequence[Handle]) -> list[Handle]:
-    """Every shard's part of an iteration, merged."""
+@dataclass(frozen=True)
+class _Iteration:
+    """Pieces of centroids after an iteration; and the sums they were made of, where these were merged apart."""
+
+    pieces: list[Handle]
+    steps: list[Handle] | None = None
+
+
+def _iteration(problem: Problem, run: int, parts: list[slice], before: Sequence[Handle], first: bool) -> _Iteration:
+    """Take a step on every shard, merge what they say, and move the centroids."""
+    rows, backend, fixed = problem.rows, problem.backend, problem.shared
+    if len(parts) == 1:
+        # Moved by the very task that merges: one less to wait for.
+        last = partial(_move_last, backend=backend, part=parts[0], first=first)
+        return _Iteration(rows.reduce(_step, Step.merge, fixed, run, *before, last=last, more=(fixed, before[0])))
     cut = partial(_cut, parts=parts)
-    return problem.rows.reduce(_step, Step.merge, problem.shared, run, *pieces, cut=cut, pieces=len(parts))
+    steps = rows.reduce(_step, Step.merge, fixed, run, *before, cut=cut, pieces=len(parts))
+    return _Iteration(_moved(problem, parts, steps, before, first), steps)
+
+
+def _moved_again(
+    problem: Problem, parts: list[slice], made: _Iteration, before: Sequence[Handle], moves: Moves
+) -> _Iteration:
+    """The same iteration with some rows moved to empty clusters first."""
+    if made.steps is not None:
+        return _Iteration(_moved(problem, parts, made.steps, before, False, moves), made.steps)
+    backend, fixed = problem.backend, problem.shared
+    again = problem.executor.apply(_move_kept, backend, fixed, parts[0], made.pieces[0], before[0], moves)
+    return _Iteration([again])
+
+
+def _move_last(step: Step, fixed: Fixed, before: Moved, backend: Opener, part: slice, first: bool) -> Moved:
+    """As :func:`_move`, keeping the sums where clusters are empty, for these to be moved again."""
+    moved = _move(backend, fixed, part, step, before, first)
+    return replace(moved, step=step) if len(moved.empty) else moved
+
+
+def _move_kept(backend: Opener, fixed: Fixed, part: slice, moved: Moved, before: Moved, moves: Moves) -> Moved:
+    """As :func:`_move`, of sums that were kept."""
+    assert moved.step is not None
+    return _move(backend, fixed, part, moved.step, before, False, moves)
 
 
 def _moved(
-    problem: Problem, parts: list[slice], steps: list[Handle], before: Centroids, first: bool, moves: Moves = ()
+    problem: Problem,
+    parts: list[slice],
+    steps: list[Handle],
+    before: Sequence[Handle],
+    first: bool,
+    moves: Moves = (),
 ) -> list[Handle]:
     """All pieces moved."""
     return [
         problem.executor.apply(_move, problem.backend, problem.shared, part, step, piece, first, moves)
-        for part, step, piece in zip(parts, steps, before.handles, strict=True)
+        for part, step, piece in zip(parts, steps, before, strict=True)
     ]
 
 
@@ -334,6 +375,7 @@ def _decide(*pieces: Moved) -> Decision:
     step = steps[0]
     for other in steps[1:]:
         step = step.merge(other)
+    step = replace(step, stats=step.stats.part(slice(0, 0)))
     total = totals[0] if totals else None
     for more in totals[1:]:
         total = more if total is None else total.merge(more)

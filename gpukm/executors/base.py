@@ -74,11 +74,14 @@ class Placement(ABC):
         *args: Any,
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
+        last: Callable[..., Any] | None = None,
+        more: Sequence[Any] = (),
     ) -> list[Handle]:
         """Results of ``step(part, *args)`` merged, in any order, and left where they are.
 
         ``step`` may be one for several parts, marked by :func:`together`; ``merge`` is associative and commutative.
-        Where there is more than one piece, ``cut`` makes so many of a result, and they are merged one by one.
+        Where there is more than one piece, ``cut`` makes so many of a result, and they are merged one by one. ``last``
+        is called where all has been merged, ``last(merged, *more)``, and makes what is left there.
         """
 
     @abstractmethod

@@ -30,9 +30,12 @@ class LocalPlacement(Placement):
         *args: Any,
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
+        last: Callable[..., Any] | None = None,
+        more: Sequence[Any] = (),
     ) -> list[Any]:
         whole = reduce(merge, results(step, self.parts, *args))
-        return [whole] if cut is None or pieces == 1 else list(cut(whole))
+        merged = [whole] if cut is None or pieces == 1 else list(cut(whole))
+        return merged if last is None else [last(value, *more) for value in merged]
 
     def reopen(self, parts: Sequence[Reopener]) -> None:
         """Nothing to do: what is open here stays."""

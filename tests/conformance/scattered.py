@@ -48,7 +48,12 @@ class ScatteredPlacement(Placement):
         *args: Any,
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
+        last: Callable[..., Any] | None = None,
+        more: Sequence[Any] = (),
     ) -> list[Any]:
+        if last is not None:
+            merged = self.reduce(step, merge, *args, cut=cut, pieces=pieces)
+            return [sent(sent(last)(value, *sent(more))) for value in merged]
         found, merge = self.map(step, *args), sent(merge)
         if cut is None or pieces == 1:
             return [self._merged(found, merge)]
@@ -78,7 +83,7 @@ class ScatteredExecutor(Executor):
     chain = 2
     ahead = True
 
-    def __init__(self, seed: int = 0, room_bytes: int | None = None) -> None:
+    def __init__(self, seed: int = 1, room_bytes: int | None = None) -> None:
         self.seed, self._room_bytes = seed, room_bytes
 
     def place(self, parts: Sequence[Any], values: Sequence[Any] | None = None) -> ScatteredPlacement:
@@ -100,7 +105,7 @@ class ScatteredExecutor(Executor):
         return handle
 
     def pieces(self, size_bytes: int) -> int:
-        return 3
+        return 1 + 2 * (self.seed % 2)
 
 
 class FicklePlacement(Placement):
@@ -152,7 +157,12 @@ class FicklePlacement(Placement):
         *args: Any,
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
+        last: Callable[..., Any] | None = None,
+        more: Sequence[Any] = (),
     ) -> list[Any]:
+        if last is not None:
+            merged = self.reduce(step, merge, *args, cut=cut, pieces=pieces)
+            return [sent(sent(last)(value, *sent(more))) for value in merged]
         self._befall()
         found = []
         for worker in self._choose.sample(range(3), 3):

@@ -308,13 +308,15 @@ class DaskPlacement(Placement):
         *args: Any,
         cut: Callable[[Any], Sequence[Any]] | None = None,
         pieces: int = 1,
+        last: Callable[..., Any] | None = None,
+        more: Sequence[Any] = (),
     ) -> list[Future]:
         executor, cut = self._executor, cut if pieces > 1 else None
         tasks = [self._task(on, numbers, step, merge, cut, args, None) for on, numbers in self._owned(range(self._n))]
         if cut is None:
-            return [self._tree(merge, tasks)]
+            return [self._tree(merge, tasks, last, more)]
         return [
-            self._tree(merge, [executor.submit(worker.piece, task, number) for task in tasks])
+            self._tree(merge, [executor.submit(worker.piece, task, number) for task in tasks], last, more)
             for number in range(pieces)
         ]
 
@@ -343,15 +345,26 @@ class DaskPlacement(Placement):
         given = (list(numbers), step, merge, cut, len(values), own, *values, *args)
         return self._executor.submit(worker.run, self._name, on, self._version, self._openers, *given, on=on)
 
-    def _tree(self, merge: Callable[[Any, Any], Any], tasks: list[Future]) -> Future:
-        """Merge the values of tasks, a few at a time."""
-        while len(tasks) > 1:
+    def _tree(
+        self,
+        merge: Callable[[Any, Any], Any],
+        tasks: list[Future],
+        last: Callable[..., Any] | None = None,
+        more: Sequence[Any] = (),
+    ) -> Future:
+        """Merge the values of tasks, a few at a time, and have the last task go on."""
+        executor = self._executor
+        while len(tasks) > (1 if last is None else FAN_IN):
             groups = [tasks[i : i + FAN_IN] for i in range(0, len(tasks), FAN_IN)]
             tasks = [
-                self._executor.submit(worker.merge_all, merge, *group) if len(group) > 1 else group[0]
-                for group in groups
+                executor.submit(worker.merge_all, merge, *group) if len(group) > 1 else group[0] for group in groups
             ]
-        return tasks[0]
+        if last is None:
+            return tasks[0]
+        # Handles are found among the arguments themselves, so they follow the values.
+        known = [value for value in more if not isinstance(value, Future)]
+        handles = [value for value in more if isinstance(value, Future)]
+        return executor.submit(worker.merge_last, merge, last, known, len(tasks), *tasks, *handles)
 
     def _owned(self, wanted: Sequence[int]) -> list[tuple[str, list[int]]]:
         """Workers and which of the wanted parts each works on."""
