@@ -6,6 +6,7 @@ and none outlives its test.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import os
@@ -220,7 +221,8 @@ def _patch(where: str, marker: str, number: int, after: bool) -> None:
             os.kill(os.getpid(), number)
         return found if after else function(*args, **kwargs)
 
-    setattr(place, name, strikes)
+    # Marks of a step are kept.
+    setattr(place, name, functools.update_wrapper(strikes, function))
 
 
 N_ROWS = 3000
