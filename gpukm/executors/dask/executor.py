@@ -87,6 +87,8 @@ class DaskExecutor(Executor):
 
     def note(self, placement: str, n_parts: int) -> None:
         """Count what happened to the parts of a placement."""
+        if self.client.status != "running":
+            return
         told = [event for _, event in self.client.get_events(worker.TOPIC) if event.get("placement") == placement]
         self._retried += sum("retried" in event for event in told)
         self._reopened += max(0, sum("opened" in event for event in told) - n_parts)

@@ -32,6 +32,7 @@ class _Open:
 
 
 _PLACEMENTS: dict[str, _Open] = {}
+_OPENED = {"parts": 0}
 #: Names of the last ones that were closed: a task of theirs that still comes opens parts for itself alone.
 _CLOSED: deque[str] = deque(maxlen=1000)
 _LOCK = threading.Lock()
@@ -83,6 +84,7 @@ def run(
             made, part = held.parts.get(number, (-1, None))
             if made < 0 or (made < version and not openers[number].confirms(part)):
                 part = openers[number].open(*values[i : i + 1])
+                _OPENED["parts"] += 1
                 told(placement, "opened", number)
             held.parts[number] = max(made, version), part
             yield part
@@ -146,6 +148,11 @@ def keep(placement: str, owned: Mapping[str, Sequence[int]], dask_worker: Any) -
     if held is not None:
         for number in held.parts.keys() - set(owned.get(dask_worker.address, ())):
             held.parts.pop(number, None)
+
+
+def opened() -> int:
+    """How many parts this process has opened so far."""
+    return _OPENED["parts"]
 
 
 def told(placement: str, what: str, number: int) -> None:
