@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,17 @@ class Choice:
         return _opened(self, _process_threads)
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 _process_threads: int | None = None
+
+
+def usable_threads() -> int:
+    """Threads that this process should take where nothing else is said: those it was told, or its cores."""
+    return _process_threads or usable_cores()
 
 
 def use_threads(threads: int | None) -> None:

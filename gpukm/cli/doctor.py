@@ -80,6 +80,7 @@ def _examine(out: Output) -> dict[str, Any]:
     import platform
 
     from gpukm.backends import probe, select
+    from gpukm.backends.select import usable_cores
     from gpukm.cli.version import installed_version
     from gpukm.sources.memory import available_bytes
 
@@ -90,14 +91,13 @@ def _examine(out: Output) -> dict[str, Any]:
     ]
     if chosen == "numpy":
         out.warn("no compiled kernels: gpukm runs on the slow numpy backend; install a C++ compiler and gpukm again")
-    usable_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "gpukm": installed_version(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "devices": _devices(),
         "backends": backends,
-        "threads": {"usable_cpus": usable_cpus, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
+        "threads": {"usable_cpus": usable_cores(), "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
         "memory": {"available_bytes": available_bytes()},
         "kernel_cache": _kernel_cache(),
         "versions": _versions(),

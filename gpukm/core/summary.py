@@ -7,7 +7,6 @@ number, so batch size, shards and threads change no bit of it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukm.backends.select import usable_threads
 from gpukm.core.exact import exact_sum_by, to_float, to_floats
 from gpukm.core.golden import GoldenRows, GoldenTracker
 from gpukm.core.histogram import BINS, bin_codes, quantile_edges
@@ -200,7 +200,7 @@ def gather(
 ) -> Accumulator:
     """Take in rows, all or those of a part, as :func:`summarize` describes them; ``look`` is of all rows."""
     accumulator = Accumulator(centroids, look)
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or usable_threads()) as pool:
         for batch, labels, nearest, second in assigned:
             accumulator.add(batch, labels, nearest, second, pool)
     return accumulator

@@ -15,18 +15,18 @@ Whatever is started here is closed here, and nothing else is.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, filterwarnings
 
+from gpukm.backends.select import usable_cores
 from gpukm.errors import BackendUnavailableError, ConfigError, ExecutorError
 from gpukm.executors.dask.kubernetes import RunningCluster
 from gpukm.executors.dask.manifest import read_kubernetes
 from gpukm.executors.dask.profiles import read_profile
-from gpukm.executors.dask.schedulers import ADDRESS, greet, in_a_line, reach, scheduler_of
+from gpukm.executors.dask.schedulers import ADDRESS, close, greet, in_a_line, reach, scheduler_of
 from gpukm.executors.dask.slurm import SlurmProfile, start_slurm
 from gpukm.executors.dask.tls import Tls, security
 from gpukm.sources.location import shown
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 KINDS = "local[:N], cuda[:DEVICES], tcp://host:port, tls://host:port, file:PATH, slurm:PROFILE or kubernetes:PROFILE"
 #: How long the first worker is waited for, where nothing else is said.
 WAIT_SECONDS = 60.0
-_CLOSE_SECONDS = 10.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _DEVICES = re.compile(r"[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 
@@ -153,11 +152,6 @@ def parse_cluster(text: str) -> tuple[str, str]:
     raise ConfigError(f"cluster is {shown(text)!r}{hint}, expected {KINDS}")
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _local(stack: ExitStack, n_workers: int | None, threads: int | None, memory: int | str, tls: Tls | None) -> Any:
     """Processes of this machine, with equal threads: rows are shared out equally, and the slowest decides."""
     from distributed import LocalCluster
@@ -238,14 +232,8 @@ def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
         except (OSError, ValueError, RuntimeError) as error:
             where = target if isinstance(target, str) else "the cluster that was started"
             raise ExecutorError(f"{where} takes no client: {in_a_line(error)}") from error
-    stack.callback(_close, client)
+    stack.callback(close, client)
     return client
-
-
-def _close(client: Client) -> None:
-    """Close a client, also where its scheduler is gone."""
-    with suppress(TimeoutError, OSError):
-        client.close(timeout=_CLOSE_SECONDS)
 
 
 def _wait_for_worker(client: Client, seconds: float, shown_text: str, say: Callable[[str], None]) -> None:

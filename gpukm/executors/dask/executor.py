@@ -363,10 +363,7 @@ class DaskPlacement(Placement):
             ]
         if last is None:
             return tasks[0]
-        # Handles are found among the arguments themselves, so they follow the values.
-        known = [value for value in more if not isinstance(value, Future)]
-        handles = [value for value in more if isinstance(value, Future)]
-        return executor.submit(worker.merge_last, merge, last, known, len(tasks), *tasks, *handles)
+        return executor.submit(worker.merge_last, merge, last, len(tasks), *tasks, *more)
 
     def _owned(self, wanted: Sequence[int]) -> list[tuple[str, list[int]]]:
         """Workers and which of the wanted parts each works on."""

@@ -8,19 +8,21 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpukm.errors import ExecutorError
 
 if TYPE_CHECKING:
-    from distributed import Security
+    from distributed import Client, Security
 
 ADDRESS = re.compile(r"(tcp|tls)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+):(?P<port>[0-9]{1,5})/?")
 #: How long a scheduler, or the file that names it, is waited for.
 CONNECT_SECONDS = 5.0
 #: How long it may take to answer.
 ANSWER_SECONDS = 15.0
+_CLOSE_SECONDS = 10.0
 
 
 def scheduler_of(path: str) -> str:
@@ -95,6 +97,12 @@ def greet(address: str, checked: Security | None) -> None:
         raise ExecutorError(f"{address} does not answer as a Dask scheduler ({in_a_line(error)}); {hint}") from None
     if kind != "Scheduler":
         raise ExecutorError(f"{address} is the address of a {kind}; give that of the scheduler")
+
+
+def close(client: Client) -> None:
+    """Close a client, also where its scheduler is gone."""
+    with suppress(TimeoutError, OSError):
+        client.close(timeout=_CLOSE_SECONDS)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from distributed import Client, Security, get_worker, secede
 
+from gpukm.executors.dask.schedulers import close
+
 if TYPE_CHECKING:
     from distributed import Worker
-
-_CLOSE_SECONDS = 10.0
 
 
 @contextmanager
@@ -27,9 +27,7 @@ def client_within() -> Iterator[Client]:
     try:
         yield client
     finally:
-        # Its scheduler may be gone.
-        with suppress(TimeoutError, OSError):
-            client.close(timeout=_CLOSE_SECONDS)
+        close(client)
 
 
 def _of(worker: Worker) -> Security:

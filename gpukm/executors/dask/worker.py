@@ -117,12 +117,10 @@ def merge_all(merge: Callable[[Any, Any], Any], *values: Any) -> Any:
     return reduce(merge, values)
 
 
-def merge_last(
-    merge: Callable[[Any, Any], Any], last: Callable[..., Any], more: Sequence[Any], n_values: int, *given: Any
-) -> Any:
+def merge_last(merge: Callable[[Any, Any], Any], last: Callable[..., Any], n_values: int, *given: Any) -> Any:
     """Merge the first ``n_values`` of what is given, and make of it and of the rest what is left."""
     _settle_in()
-    return last(reduce(merge, given[:n_values]), *more, *given[n_values:])
+    return last(reduce(merge, given[:n_values]), *given[n_values:])
 
 
 def piece(values: Sequence[Any], number: int) -> Any:
