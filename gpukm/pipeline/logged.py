@@ -32,8 +32,7 @@ class Logged(Progress):
 
     def write(self, text: str, level: str = "info", **facts: Any) -> None:
         """Write one record."""
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._stream.write(json.dumps(redact({"at": at, "level": level, "text": text, **facts})) + "\n")
+        self._stream.write(json.dumps(record_of(text, level, **facts)) + "\n")
         self._stream.flush()
 
     def stage(self, name: str, total: int | None = None, unit: str = "rows") -> None:
@@ -60,6 +59,17 @@ class Logged(Progress):
 
     def close(self) -> None:
         self._progress.close()
+
+
+def record_of(text: str, level: str, **facts: Any) -> dict[str, Any]:
+    """A line of a log: when, how bad, what, and facts by name; secrets are taken out."""
+    record: dict[str, Any] = redact({"at": now(), "level": level, "text": text, **facts})
+    return record
+
+
+def now() -> str:
+    """The time of day, as records have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @contextmanager

@@ -16,11 +16,12 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from gpukm.errors import ConfigError, JobEndedError, SnapshotCorruptError
+from gpukm.pipeline.logged import now
 from gpukm.snapshots.canonical import canonical_json, field, parse_json, sha256
 from gpukm.snapshots.files import Files
 from gpukm.snapshots.redact import redact
@@ -139,7 +140,7 @@ class Events:
         while True:
             events, _ = self.look()
             check(events, kind, attempt, facts)
-            number, at = len(events) + 1, _now()
+            number, at = len(events) + 1, now()
             body = {
                 "format": FORMAT, "number": number, "kind": kind.value, "at": at, "nonce": nonce,
                 "facts": redact({**facts, "attempt": attempt} if attempt else dict(facts)),
@@ -158,7 +159,7 @@ class Events:
         """Say how an attempt is getting on; only its driver calls this."""
         self._beats += 1
         name = f"{self._folder}/{attempt:08d}"
-        data = canonical_json({"format": FORMAT, "at": _now(), "facts": redact(dict(facts))})
+        data = canonical_json({"format": FORMAT, "at": now(), "facts": redact(dict(facts))})
         self._files.create(f"{name}-{self._beats:08d}.json", [data])
         if self._beats > _KEPT_BEATS:
             self._files.remove(f"{name}-{self._beats - _KEPT_BEATS:08d}.json")
@@ -226,8 +227,3 @@ def newest_attempt(events: Sequence[Event]) -> int | None:
     """The number of the event that began the newest attempt of the newest submission."""
     found = [event.number for event in since_submission(events) if event.kind is Kind.STARTED]
     return found[-1] if found else None
-
-
-def _now() -> str:
-    """The time of day."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

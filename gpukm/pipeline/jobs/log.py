@@ -6,11 +6,10 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
+from gpukm.pipeline.logged import record_of
 from gpukm.snapshots.files import Files
-from gpukm.snapshots.redact import redact
 
 _NAME = re.compile(r"([0-9]{8})\.jsonl")
 _LIMIT_BYTES = 64 << 20
@@ -41,10 +40,10 @@ class LogWriter:
 
     def add(self, text: str, level: str = "info", **facts: Any) -> None:
         """Note what happened; secrets are taken out."""
-        record = {"at": _now(), "level": level, "attempt": self._attempt, "text": text, **facts}
+        record = record_of(text, level, attempt=self._attempt, **facts)
         with self._lock:
             if len(self._waiting) < LINES:
-                self._waiting.append(redact(record))
+                self._waiting.append(record)
             else:
                 self._left_out += 1
 
@@ -67,7 +66,7 @@ class LogWriter:
             return
         if left_out:
             text = f"{left_out} more records were left out"
-            records.append({"at": _now(), "level": "warning", "attempt": self._attempt, "text": text})
+            records.append(record_of(text, "warning", attempt=self._attempt))
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         self._number += 1
         while not self._files.create(_path(self._folder, self._number), [lines.encode()]):
@@ -101,8 +100,3 @@ def read_log(files: Files, folder: str, after: int = 0) -> Iterator[tuple[int, d
 def _path(folder: str, number: int) -> str:
     """Where a file of the log lies."""
     return f"{folder}/{number:08d}.jsonl"
-
-
-def _now() -> str:
-    """The time of day."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
