@@ -32,7 +32,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
-ProctrackType=proctrack/pgid
+ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -44,8 +44,9 @@ ReturnToService=2
 KillWait=2
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 Gres=gpu:1 State=UNKNOWN
-PartitionName=gpu Nodes={host} Default=YES MaxTime=10 State=UP
+SlurmdParameters=config_overrides
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=8000 Gres=gpu:1 State=UNKNOWN
+PartitionName=gpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -59,8 +60,7 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
         pytest.skip("SLURM's node daemon runs as root alone")
     host = socket.gethostname().split(".")[0]
     ports = _free_ports(2)
-    cpus = len(os.sched_getaffinity(0))
-    text = _CONFIG.format(folder=folder, host=host, control=ports[0], node=ports[1], cpus=cpus)
+    text = _CONFIG.format(folder=folder, host=host, control=ports[0], node=ports[1])
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File=/dev/null\n")
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
@@ -99,7 +99,8 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _drain(environment: dict[str, str]) -> None:
-    """Wait until all jobs are gone, or their processes would outlive the daemons."""
+    """End all jobs and wait until they are gone, or their processes would outlive the daemons."""
+    subprocess.run(["scancel", "--full", "-u", "root"], env=environment, capture_output=True, timeout=20, check=False)
     for _ in range(100):
         done = subprocess.run(["squeue", "-h"], env=environment, capture_output=True, timeout=20, check=False)
         if not done.stdout.strip():

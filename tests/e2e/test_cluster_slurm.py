@@ -1,16 +1,11 @@
-"""Workers that a real SLURM of one node starts as its jobs: its daemons run here, with files of their own."""
+"""Fits whose workers a real SLURM of one node starts as its jobs."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,102 +13,16 @@ import pytest
 
 from tests.e2e.conftest import Gpukm, command, environment
 from tests.faults import wait_until
+from tests.slurm import running_slurm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-
-DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
-CONFIG = """
-ClusterName=gpukm
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
-SlurmctldPort={controller}
-SlurmdPort={daemon}
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-SlurmdSpoolDir={folder}/spool
-StateSaveLocation={folder}/state
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-ReturnToService=2
-SlurmdParameters=config_overrides
-MpiDefault=none
-KillWait=1
-SchedulerParameters=sched_min_interval=1000,batch_sched_delay=0,sched_interval=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=8000 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
-"""
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment in which its commands find this SLURM."""
-    path = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
-    missing = [name for name in DAEMONS if shutil.which(name, path=path) is None]
-    if missing:
-        pytest.skip(f"not run: {', '.join(missing)} are not installed (Debian: slurmctld, slurmd, slurm-client, munge)")
-    if os.geteuid() != 0:
-        pytest.skip("not run: slurmd starts jobs for others, and needs root")
-    folder = tmp_path_factory.mktemp("slurm")
-    host = socket.gethostname().partition(".")[0]
-    ports = free_ports(2)
-    config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(folder=folder, host=host, controller=ports[0], daemon=ports[1]))
-    for name in ("spool", "state"):
-        (folder / name).mkdir()
-    key = folder / "munge.key"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o600)
-    env = {**environment(), "PATH": path, "SLURM_CONF": str(config)}
-    munge = [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "log", "seed")]
-    lines = [
-        ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket", *munge],
-        ["slurmctld", "-D", "-c", "-f", str(config)],
-        ["slurmd", "-D", "-N", host, "-f", str(config)],
-    ]
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for line in lines:
-            with (folder / f"{line[0]}.out").open("wb") as log:
-                running.append(subprocess.Popen(line, env=env, stdout=log, stderr=log, start_new_session=True))
-            if line[0] == "munged":
-                wait_until((folder / "munge.socket").exists, "munged", 10)
-        reason = ""
-        for _ in range(100):
-            state = subprocess.run(["sinfo", "-h", "-o", "%t"], env=env, capture_output=True, text=True, check=False)
-            reason = (state.stdout + state.stderr).strip()
-            if reason == "idle" or any(process.poll() is not None for process in running):
-                break
-            time.sleep(0.2)
-        if reason != "idle":
-            said = {line[0]: (folder / f"{line[0]}.out").read_text()[-200:] for line in lines[1:]}
-            pytest.skip(f"not run: SLURM's daemons do not start here: {reason}; {said}")
-        yield env
-        subprocess.run(["scancel", "--full", "-u", "root"], env=env, capture_output=True, check=False)
-        wait_until(lambda: not jobs(env), "jobs to end", 20)
-    finally:
-        for process in reversed(running):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    found = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return found
+    """The environment in which its commands find a SLURM."""
+    with running_slurm(tmp_path_factory.mktemp("slurm")) as variables:
+        yield {**environment(), **variables}
 
 
 def jobs(env: dict[str, str]) -> list[str]:
