@@ -623,8 +623,10 @@ def finish(
     """Label against the final centroids."""
     executor = problem.executor
     shared = executor.share(centroids)
-    final: Final = executor.map_reduce(problem.rows, finish_shard, Final.merge, problem.shared, shared, keep_labels)
+    merged = problem.rows.reduce(finish_shard, Final.merge, problem.shared, shared, keep_labels)
+    # Asked for before that is there: each worker goes on from the one to the other.
     labels = problem.rows.map(_labels, problem.shared, shared) if keep_labels else []
+    final: Final = executor.fetch(merged[0])
     return FitResult(
         centroids=centroids,
         labels=None if not keep_labels else labels[0] if len(labels) == 1 else np.concatenate(labels),

@@ -138,6 +138,8 @@ def look_there(
     """As :func:`look_at`, where rows are worked on elsewhere."""
     placed = place_there(rows, executor, choice, metric, batch_rows, n_shards=n_shards)
     try:
+        # All of them, while the first one's head is waited for.
+        placed.open_ahead()
         reference = _reference(placed, rows)
         look: Look = executor.map_reduce(placed, _look, Look.merge, reference, True)
         placed.reopen([replace(part, known=look.digests[part.number]) for part in placed.openers])

@@ -15,7 +15,7 @@ from gpukm.core.exact import fold, row_distances, to_float
 from gpukm.core.result import IterationRecord, StopReason
 from gpukm.core.shard import Candidate, Scan, Shard, Step, first_candidates, plain, step_together
 from gpukm.core.stats import ClusterStats, Grid
-from gpukm.executors.base import Executor, Handle, Opener, Placement, together
+from gpukm.executors.base import Executor, Handle, Opener, Placement, Rounds, together
 
 #: Numbers of loops: a shard begins anew for every one of them, wherever it is opened.
 _RUNS = count(1)
@@ -42,6 +42,46 @@ class Fixed:
     reference: np.ndarray
     dtype: np.dtype
     spherical: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """When the loop ends, wherever that is decided.
+
+    Attributes
+    ----------
+    fixed : Fixed
+    tol : float
+    max_iter : int
+    weight, spread : float
+        Of all rows; see :class:`Scan`.
+    """
+
+    fixed: Fixed
+    tol: float
+    max_iter: int
+    weight: float
+    spread: float
+
+    def variance(self, total: ClusterStats) -> float:
+        """Mean over features of the weighted variance, from the order-free total of all clusters."""
+        reference = self.fixed.reference
+        mean = total.sums(self.fixed.grid)[0] / self.weight
+        offset = float(row_distances(mean[None], reference[None].astype(np.float64))[0])
+        return max(self.spread / self.weight - offset, 0.0) / len(mean)
+
+    def tolerance(self, total: ClusterStats | None) -> float:
+        """The summed squared shift that ends the loop; ``total`` is that of the first iteration."""
+        assert total is not None
+        return self.tol * self.variance(total)
+
+    def reason(self, settled: bool, shift: float, tolerance: float, iteration: int) -> StopReason | None:
+        """Why to stop after an iteration, if at all."""
+        if settled:
+            return StopReason.CONVERGED
+        if shift <= tolerance and self.tol > 0:
+            return StopReason.TOLERANCE
+        return StopReason.MAX_ITER if iteration == self.max_iter else None
 
 
 @dataclass(frozen=True)
@@ -85,6 +125,11 @@ class Problem:
     def shared(self) -> Handle:
         """What steps get for ``fixed``."""
         return self.executor.share(self.fixed)
+
+    @cached_property
+    def ending(self) -> Ending:
+        """When its loop ends."""
+        return Ending(self.fixed, self.tol, self.max_iter, self.total_weight, to_float(self.scan.spread))
 
     @property
     def total_weight(self) -> float:
@@ -219,26 +264,42 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
     ahead: _Iteration | None = None
     while stop is None and done < problem.max_iter:
         begun = 0, 0
+        told: Decision | None = None
         if tolerance is not None:
             for made in _made(problem, current, tolerance, problem.max_iter - done):
                 current, begun = Centroids.of(problem, made.centroids), made.pending or (0, 0)
                 if len(made.lines):
-                    state = _state_of(problem, made, current, tolerance, done)
+                    state = _state_made(problem, made, current, tolerance, done)
                     done, stop = state.record.iteration, state.stop
                     yield state
             if stop is not None or done == problem.max_iter:
                 return
-        turn = _iteration(problem, run, parts, current.handles, tolerance is None) if ahead is None else ahead
-        decision, ahead = executor.apply(_decide, *turn.pieces), None
-        renewed = executor.chain is not None and (done + 1) % executor.chain == 0
-        if executor.ahead and not renewed:
-            # Even if this was the last iteration: then these are the final labels.
-            ahead = _iteration(problem, run, parts, turn.pieces, False)
-        told: Decision = executor.fetch(decision)
+        rounds = _rounds(problem, run, parts, current, tolerance, problem.max_iter - done) if ahead is None else None
+        if rounds is not None:
+            tolerance = problem.ending.tolerance(rounds.told[0].totals) if tolerance is None else tolerance
+            # One that leaves clusters empty ends here, as any other iteration does.
+            whole = [made for made in rounds.told if not len(made.empty)]
+            told = None if len(whole) == len(rounds.told) else rounds.told[-1]
+            reached: Moved = rounds.value if told is None else rounds.before
+            current = Centroids.of(problem, reached.centroids)
+            if whole:
+                state = _state_of(problem, whole, current, tolerance, done)
+                done, stop = state.record.iteration, state.stop
+                yield state
+            if told is None:
+                continue
+            turn, renewed = _Iteration([executor.share(rounds.value)]), False
+        else:
+            turn = _iteration(problem, run, parts, current.handles, tolerance is None) if ahead is None else ahead
+            decision, ahead = executor.apply(_decide, *turn.pieces), None
+            renewed = executor.chain is not None and (done + 1) % executor.chain == 0
+            if executor.ahead and not renewed:
+                # Even if this was the last iteration: then these are the final labels.
+                ahead = _iteration(problem, run, parts, turn.pieces, False)
+            told = executor.fetch(decision)
+        assert told is not None
         inertia, n_empty = display_inertia(problem, told.gain), len(told.empty)
-        if tolerance is None:
-            assert told.totals is not None
-            tolerance = problem.tol * mean_variance(problem, told.totals)
+        tolerance = problem.ending.tolerance(told.totals) if tolerance is None else tolerance
         step, settled, shift = told.step, told.settled, told.shift
         if n_empty:
             ahead = None
@@ -248,12 +309,47 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             settled, shift = told.settled, told.shift
         done += 1
         record = IterationRecord(done, inertia, shift, begun[0] + step.n_moved, n_empty)
-        stop = _stop_reason(problem, settled, shift, tolerance, done)
+        stop = problem.ending.reason(settled, shift, tolerance, done)
         current = Centroids(problem, turn.pieces)
         rechecked = begun[1] + step.n_rechecked
         yield LloydState(current, (record,), tolerance, stop, step.n_scored, rechecked, step.effort)
         if renewed and stop is None:
             current = Centroids.of(problem, current.array)
+
+
+@dataclass(frozen=True)
+class _Advance:
+    """How iterations follow each other where the executor makes several of them at once."""
+
+    ending: Ending
+    backend: Opener
+    part: slice
+    tolerance: float | None
+
+    def __call__(self, step: Step, before: Moved, told: list[Decision]) -> tuple[Moved, Decision, bool]:
+        """Move the centroids, and tell whether that was the last time."""
+        tolerance = self.tolerance
+        moved = _move_last(step, self.ending.fixed, before, self.backend, self.part, tolerance is None and not told)
+        decision = _decide(moved)
+        if tolerance is None:
+            tolerance = self.ending.tolerance((told[0] if told else decision).totals)
+        # How many there may be at most is seen to by who makes them.
+        reason = self.ending.reason(decision.settled, decision.shift, tolerance, 0)
+        return moved, decision, reason is None and not len(decision.empty)
+
+
+def _rounds(
+    problem: Problem, run: int, parts: list[slice], current: Centroids, tolerance: float | None, most: int
+) -> Rounds | None:
+    """Iterations that the executor makes without being asked for each; None where it makes none."""
+    if len(parts) > 1:
+        return None
+    advance = _Advance(problem.ending, problem.backend, parts[0], tolerance)
+    size = 16 * parts[0].stop * len(problem.fixed.reference)
+    made = problem.rows.rounds(
+        _step, Step.merge, advance, current.handles[0], problem.shared, run, most=most, size_bytes=size
+    )
+    return made if made is not None and made.told else None
 
 
 #: Clusters and the rows they are given.
@@ -398,24 +494,29 @@ def _made(problem: Problem, current: Centroids, tolerance: float, most: int) -> 
     return parts[0].run(current.array, fixed.frame, fixed.reference.astype(np.float64), least, most)
 
 
-def _state_of(problem: Problem, made: Made, reached: Centroids, tolerance: float, done: int) -> LloydState:
+def _state_of(
+    problem: Problem, made: Sequence[Decision], reached: Centroids, tolerance: float, done: int
+) -> LloydState:
+    """Say what several iterations came to."""
+    records = tuple(
+        IterationRecord(done + i, display_inertia(problem, one.gain), one.shift, one.step.n_moved, 0)
+        for i, one in enumerate(made, 1)
+    )
+    last, number = made[-1], records[-1].iteration
+    stop = problem.ending.reason(last.settled, last.shift, tolerance, number)
+    scored, rechecked = sum(one.step.n_scored for one in made), sum(one.step.n_rechecked for one in made)
+    return LloydState(reached, records, tolerance, stop, scored, rechecked, last.step.effort)
+
+
+def _state_made(problem: Problem, made: Made, reached: Centroids, tolerance: float, done: int) -> LloydState:
     """Say what a backend made."""
     records = tuple(
         IterationRecord(done + i, display_inertia(problem, gain), shift, int(moved), 0)
         for i, (shift, gain, moved, _) in enumerate(made.lines.tolist(), 1)
     )
-    stop = _stop_reason(problem, made.settled, records[-1].shift, tolerance, records[-1].iteration)
+    stop = problem.ending.reason(made.settled, records[-1].shift, tolerance, records[-1].iteration)
     rows, rechecked = len(records) * problem.scan.n_samples, int(made.lines[:, 3].sum())
     return LloydState(reached, records, tolerance, stop, rows, rechecked, made.effort or plain(rows))
-
-
-def _stop_reason(problem: Problem, settled: bool, shift: float, tolerance: float, iteration: int) -> StopReason | None:
-    """Why to stop after an iteration, if at all."""
-    if settled:
-        return StopReason.CONVERGED
-    if shift <= tolerance and problem.tol > 0:
-        return StopReason.TOLERANCE
-    return StopReason.MAX_ITER if iteration == problem.max_iter else None
 
 
 def without_centre(fixed: Fixed, stats: ClusterStats) -> np.ndarray:
@@ -480,14 +581,6 @@ def _directions(fixed: Fixed, stats: ClusterStats, previous: np.ndarray) -> np.n
     used = (stats.weights(fixed.grid)[:, None] > 0) & (lengths > 0)
     mean = np.divide(sums, lengths, out=np.zeros_like(sums), where=used)
     return np.where(used, mean.astype(fixed.dtype), previous)
-
-
-def mean_variance(problem: Problem, total: ClusterStats) -> float:
-    """Mean over features of the weighted variance, from the order-free total of all clusters."""
-    weight, reference = problem.total_weight, problem.fixed.reference
-    mean = total.sums(problem.fixed.grid)[0] / weight
-    offset = float(row_distances(mean[None], reference[None].astype(np.float64))[0])
-    return max(to_float(problem.scan.spread) / weight - offset, 0.0) / len(mean)
 
 
 def finish_shard(shard: Shard, fixed: Fixed, centroids: np.ndarray, keep_labels: bool) -> Any:

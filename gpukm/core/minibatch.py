@@ -25,7 +25,6 @@ from gpukm.core.lloyd import (
     advance,
     display_inertia,
     fill_empty,
-    mean_variance,
 )
 from gpukm.core.portions import Portions, portion
 from gpukm.core.result import IterationRecord, StopReason
@@ -119,7 +118,7 @@ def iterate(
             stop = StopReason.CONVERGED
         elif excess <= max_excess and not n_empty and _own_noise(batch, centroids, unseen) <= max_excess:
             stop = StopReason.EXCESS
-        elif problem.tol > 0 and not unseen and shift <= problem.tol * mean_variance(batch, stats.total()):
+        elif problem.tol > 0 and not unseen and shift <= batch.ending.tolerance(stats.total()):
             stop = StopReason.TOLERANCE
         elif left <= 0:
             stop = StopReason.MAX_ITER

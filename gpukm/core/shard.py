@@ -289,7 +289,7 @@ class Shard:
         self._nearest: RowState | None = None
         self._seeding: tuple[int, int] = (0, 0)  # which seeding, and how many of its seeds have been looked at
         self._weights: RowState | None = None
-        #: SHA-256 of the rows as they were read, where they may be read again elsewhere.
+        #: Digest of the rows as they were read, where they may be read again elsewhere.
         self.digest: Callable[[], str] | None = None
 
     def open(self) -> Shard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,13 +63,17 @@ class Stretch:
         backend: Backend = self.backend.open()
         if self.rows is None:
             source, start, stop = value[0], 0, value[0].n_rows
-            batch_rows = max(stop or 0, 1) if source.array() is not None else self.batch_rows
+            # What is in memory already can only gain by being held; a sparse matrix is not.
+            hold = whole = source.array() is not None
         else:
-            source, start, stop, batch_rows = self.rows.open(), self.rows.start, self.rows.stop, self.batch_rows
+            source, start, stop, hold = self.rows.open(), self.rows.start, self.rows.stop, self.hold
+            # All workers of a machine then have one copy together.
+            mapped = source.mapped(start, stop) if hold else None
+            source, whole = source if mapped is None else mapped, mapped is not None
+        batch_rows = max(stop - start, 1) if whole and stop is not None else self.batch_rows
         checked = Checked(source, self.known)
         rows: Source = NormalizedSource(checked, backend) if self.spherical else checked
-        # What is in memory already can only gain by being held; a sparse matrix is not.
-        if self.hold if self.rows is not None else source.array() is not None:
+        if hold:
             held, numbers = _read(rows, start, stop, batch_rows)
             if self.rows is None:
                 first = self.number * _ROWS_APART
@@ -106,8 +109,10 @@ class Checked(Source):
 
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """As of the source; DataError at the end of rows that are not those of the pass before."""
+        from xxhash import xxh3_128
+
         # Each in a stream of its own, so that the digest is the same for any batches.
-        values, weights, dropped = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        values, weights, dropped = xxh3_128(), xxh3_128(), xxh3_128()
         for batch in self._source.batches(rows, start, stop):
             values.update(np.ascontiguousarray(batch.x).data)
             if batch.weight is not None:
@@ -116,7 +121,7 @@ class Checked(Source):
                 gone = np.delete(np.arange(batch.n_rows), batch.kept)
                 dropped.update((batch.first_row + gone).astype("<i8").data)
             yield batch
-        found = hashlib.sha256(values.digest() + weights.digest() + dropped.digest()).hexdigest()
+        found = xxh3_128(values.digest() + weights.digest() + dropped.digest()).hexdigest()
         if self._expected is not None and found != self._expected:
             raise DataError(
                 f"rows {start} to {'the end' if stop is None else stop} are not what they were when they were first "
@@ -133,13 +138,18 @@ class Checked(Source):
 
 def _read(source: Source, start: int, stop: int | None, rows: int) -> tuple[ArraySource, np.ndarray | range]:
     """Rows in memory, and their numbers."""
-    x, weights, numbers, n_rows = [np.empty((0, source.n_features), source.dtype)], [], [], 0
+    d, dtype, n, n_rows = source.n_features, source.dtype, 0, 0
+    # To where they stay, if it is known how many there are at most; pages that no row comes to take no memory.
+    known = None if stop is None or rows >= stop - start else np.empty((stop - start, d), dtype)
+    x, weights, numbers = [np.empty((0, d), dtype)], [], []
     for batch in source.batches(rows, start, stop):
-        x.append(batch.x)
+        if known is None:
+            x.append(batch.x)
+        else:
+            known[n : n + len(batch.x)] = batch.x
         weights += [] if batch.weight is None else [batch.weight]
         numbers.append(batch.row_numbers)
-        n_rows += batch.n_rows
-    whole = x[1] if len(x) == 2 else np.concatenate(x)
+        n, n_rows = n + len(batch.x), n_rows + batch.n_rows
+    whole = known[:n] if known is not None else x[1] if len(x) == 2 else np.concatenate(x)
     held = ArraySource(whole, weight=np.concatenate(weights) if weights else None, names=source.names)
-    kept = len(held.x) == n_rows
-    return held, range(start, start + n_rows) if kept or not numbers else np.concatenate(numbers)
+    return held, range(start, start + n_rows) if n == n_rows or not numbers else np.concatenate(numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 #: A value that lies where it was made; what stands for it is given to steps and functions like the value itself.
@@ -46,6 +47,23 @@ class Reopener(Opener, Protocol):
         """Whether a part that is open will do, which was made by what stood in this one's place before."""
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """What rounds came to.
+
+    Attributes
+    ----------
+    told : list
+        By each round, in order; empty where none was made.
+    value, before : object
+        What the last round made, and what it was given.
+    """
+
+    told: list[Any]
+    value: Any
+    before: Any
+
+
 class Placement(ABC):
     """Parts of the data, each where it is worked on, in the order of the data.
 
@@ -58,6 +76,9 @@ class Placement(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    def open_ahead(self) -> None:  # noqa: B027 - most open parts at once
+        """Begin to open all parts that are not open yet, and do not wait for it; what is wrong is told later."""
 
     @abstractmethod
     def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
@@ -83,6 +104,24 @@ class Placement(ABC):
         Where there is more than one piece, ``cut`` makes so many of a result, and they are merged one by one. ``last``
         is called where all has been merged, ``last(merged, *more)``, and makes what is left there.
         """
+
+    def rounds(
+        self,
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        advance: Callable[[Any, Any, list[Any]], tuple[Any, Any, bool]],
+        value: Handle,
+        *args: Any,
+        most: int,
+        size_bytes: int,
+    ) -> Rounds | None:
+        """Take a step again and again, each time with what came of the one before; None where only the caller can.
+
+        A round merges ``step(part, *args, value)`` of all parts, and calls ``advance(merged, value, told)`` with what
+        the rounds before told, for the next value, what this one tells, and whether to go on. How many rounds are made
+        at once, of ``most`` at most, is up to the placement. ``size_bytes`` is about that of a result of ``step``.
+        """
+        return None
 
     @abstractmethod
     def reopen(self, parts: Sequence[Reopener]) -> None:

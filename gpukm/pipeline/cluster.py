@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_workers(settings: Settings, say: Callable[[str], None]) -> Iterator[Client]:
+def open_workers(settings: Settings, say: Callable[[str], None], profile: bool = False) -> Iterator[Client]:
     """Connect to ``settings.cluster``, or start it; what was started is closed on leaving.
 
     Parameters
@@ -28,11 +28,13 @@ def open_workers(settings: Settings, say: Callable[[str], None]) -> Iterator[Cli
         ``cluster`` must be set.
     say : callable
         Told in a line what is waited for.
+    profile : bool
+        As of :func:`gpukm.executors.dask.clusters.open_cluster`, which also says what is raised.
 
     Raises
     ------
     ConfigError, BackendUnavailableError, ExecutorError
-        As :func:`gpukm.executors.dask.clusters.open_cluster`.
+        As there.
     """
     from gpukm.executors.dask.clusters import open_cluster
     from gpukm.executors.dask.tls import tls_of
@@ -41,7 +43,12 @@ def open_workers(settings: Settings, say: Callable[[str], None]) -> Iterator[Cli
         raise ConfigError("no cluster is named; give one with --cluster")
     tls = tls_of(settings.tls_ca, settings.tls_cert, settings.tls_key)
     opened = open_cluster(
-        settings.cluster, tls=tls, wait_seconds=settings.cluster_wait, threads=settings.threads, say=say
+        settings.cluster,
+        tls=tls,
+        wait_seconds=settings.cluster_wait,
+        threads=settings.threads,
+        watched=profile,
+        say=say,
     )
     with _quiet(), opened as client:
         yield client
@@ -102,7 +109,7 @@ def open_executor(
         check_writable(profile, "the profile")
         if find_spec("bokeh") is None:
             raise BackendUnavailableError("--profile needs bokeh; install it by: pip install 'gpukm[profile]'")
-    with open_workers(settings, say) as client:
+    with open_workers(settings, say, profile is not None) as client:
         executor = executor_on(client, settings, paths, say, warn)
         with client.as_current(), nullcontext() if profile is None else _report(profile):
             yield executor

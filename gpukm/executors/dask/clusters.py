@@ -38,6 +38,15 @@ KINDS = "local[:N], cuda[:DEVICES], tcp://host:port, tls://host:port, file:PATH,
 #: How long the first worker is waited for, where nothing else is said.
 WAIT_SECONDS = 60.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Dask's processes look at themselves a hundred times a second, at 3% of a core each: for a dashboard, which these
+#: clusters have not, and for a performance report.
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500 ms",
+    "distributed.admin.system-monitor.interval": "2 s",
+    "distributed.admin.system-monitor.disk": False,
+}
+_SEND_SECONDS = 0.001
 _DEVICES = re.compile(r"[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*")
 
 
@@ -49,6 +58,7 @@ def open_cluster(
     wait_seconds: float | None = None,
     threads: int | None = None,
     memory_limit: int | str = "auto",
+    watched: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Client]:
     """Connect to a cluster, or start one, and wait for its first worker.
@@ -65,6 +75,8 @@ def open_cluster(
         Threads of all local workers together; None takes the cores that this process may use.
     memory_limit : int or str
         Bytes at which Dask ends a local worker; ``"auto"`` is its share of what there is.
+    watched : bool
+        Have the processes of a cluster that is started here keep the statistics of a performance report.
     say : callable
         Told in a line what is waited for.
 
@@ -86,9 +98,9 @@ def open_cluster(
     wait = WAIT_SECONDS if wait_seconds is None else wait_seconds
     with ExitStack() as stack:
         if kind == "local":
-            client = _client(stack, _local(stack, int(rest) if rest else None, threads, memory_limit, tls))
+            client = _client(stack, _local(stack, int(rest) if rest else None, threads, memory_limit, tls, watched))
         elif kind == "cuda":
-            client = _client(stack, _cuda(stack, rest or None, threads, memory_limit, tls))
+            client = _client(stack, _cuda(stack, rest or None, threads, memory_limit, tls, watched))
         elif kind == "slurm":
             profile = read_profile(rest, SlurmProfile)
             wait = profile.wait_seconds if wait_seconds is None else wait
@@ -152,7 +164,9 @@ def parse_cluster(text: str) -> tuple[str, str]:
     raise ConfigError(f"cluster is {shown(text)!r}{hint}, expected {KINDS}")
 
 
-def _local(stack: ExitStack, n_workers: int | None, threads: int | None, memory: int | str, tls: Tls | None) -> Any:
+def _local(
+    stack: ExitStack, n_workers: int | None, threads: int | None, memory: int | str, tls: Tls | None, watched: bool
+) -> Any:
     """Processes of this machine, with equal threads: rows are shared out equally, and the slowest decides."""
     from distributed import LocalCluster
     from distributed.deploy.utils import nprocesses_nthreads
@@ -160,10 +174,12 @@ def _local(stack: ExitStack, n_workers: int | None, threads: int | None, memory:
     cores = threads or usable_cores()
     n_workers = n_workers or nprocesses_nthreads(cores)[0]
     options = {"n_workers": n_workers, "threads_per_worker": max(1, cores // n_workers), "processes": True}
-    return _started(stack, LocalCluster, options, memory, tls)
+    return _started(stack, LocalCluster, options, memory, tls, watched)
 
 
-def _cuda(stack: ExitStack, devices: str | None, threads: int | None, memory: int | str, tls: Tls | None) -> Any:
+def _cuda(
+    stack: ExitStack, devices: str | None, threads: int | None, memory: int | str, tls: Tls | None, watched: bool
+) -> Any:
     """A process for each GPU of this machine."""
     try:
         from dask_cuda import LocalCUDACluster
@@ -183,10 +199,12 @@ def _cuda(stack: ExitStack, devices: str | None, threads: int | None, memory: in
     }
     if devices:
         options["CUDA_VISIBLE_DEVICES"] = devices
-    return _started(stack, LocalCUDACluster, options, memory, tls)
+    return _started(stack, LocalCUDACluster, options, memory, tls, watched)
 
 
-def _started(stack: ExitStack, kind: Any, options: dict[str, Any], memory: int | str, tls: Tls | None) -> Any:
+def _started(
+    stack: ExitStack, kind: Any, options: dict[str, Any], memory: int | str, tls: Tls | None, watched: bool
+) -> Any:
     """A cluster of this machine, on loopback, without a dashboard that others could look at."""
     import dask
 
@@ -199,7 +217,7 @@ def _started(stack: ExitStack, kind: Any, options: dict[str, Any], memory: int |
     name = "distributed.nanny.pre-spawn-environ"
     spawn = {name: {**dask.config.get(name), **dict.fromkeys(_THREADS)}}
     checked = security(tls)
-    stack.enter_context(dask.config.set(spawn))
+    stack.enter_context(dask.config.set({**spawn, **({} if watched else _QUIET)}))
     try:
         cluster = kind(
             host="127.0.0.1",
@@ -233,6 +251,10 @@ def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
             where = target if isinstance(target, str) else "the cluster that was started"
             raise ExecutorError(f"{where} takes no client: {in_a_line(error)}") from error
     stack.callback(close, client)
+    # A client holds back for 10 ms what it sends so soon after something else, to send it together. A fit sends little,
+    # and mostly its workers wait for it.
+    if (sender := getattr(client, "scheduler_comm", None)) is not None:
+        sender.interval = _SEND_SECONDS
     return client
 
 

@@ -21,8 +21,8 @@ from distributed import CancelledError, Client, Future, KilledWorker, wait
 from distributed.client import ClosedClientError
 
 from gpukm.errors import ExecutorError
-from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener
-from gpukm.executors.dask import worker
+from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener, Rounds
+from gpukm.executors.dask import rounds, worker
 
 #: Values merged by one task.
 FAN_IN = 8
@@ -36,6 +36,11 @@ _ANSWER_SECONDS = 3.0
 _WATCH_SECONDS = 1.0
 #: Seconds to wait for a worker while there is none.
 PATIENCE_SECONDS = 60.0
+#: For how long workers go on by themselves.
+ROUND_SECONDS = 2.0
+#: How many workers do so at most, each of which tells all others, and with results of how many bytes.
+_MOST_PEERS = 8
+_ROUND_BYTES = 1 << 22
 
 
 class DaskExecutor(Executor):
@@ -50,6 +55,9 @@ class DaskExecutor(Executor):
         How long to wait for a worker while there is none.
     watch : callable
         Called every second or so while something is waited for; what it raises ends that.
+    round_seconds : float
+        For how long workers may go on by themselves before what they came to is brought here; 0 has every step
+        asked for.
     """
 
     #: The scheduler remembers what each value was made of, back to one that was shared.
@@ -62,8 +70,10 @@ class DaskExecutor(Executor):
         resources: Mapping[str, float] | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         watch: Callable[[], None] = lambda: None,
+        round_seconds: float = ROUND_SECONDS,
     ) -> None:
         self.client, self.resources, self.patience_seconds = client, dict(resources or {}), patience_seconds
+        self.round_seconds = round_seconds
         self._watch = watch
         self._workers: dict[str, int] = {}
         self._memory: dict[str, int | None] = {}
@@ -290,9 +300,14 @@ class DaskPlacement(Placement):
         self._openers = executor.share(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}
+        self._opening: list[Future] = []
 
     def __len__(self) -> int:
         return self._n
+
+    def open_ahead(self) -> None:
+        owned = self._owned(range(self._n))
+        self._opening = [self._task(on, numbers, worker.nothing, None, None, (), None) for on, numbers in owned]
 
     def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
         wanted = range(self._n) if each is None else sorted(each)
@@ -322,11 +337,34 @@ class DaskPlacement(Placement):
             for number in range(pieces)
         ]
 
+    def rounds(
+        self,
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        advance: Callable[[Any, Any, list[Any]], tuple[Any, Any, bool]],
+        value: Future,
+        *args: Any,
+        most: int,
+        size_bytes: int,
+    ) -> Rounds | None:
+        executor, owned = self._executor, self._owned(range(self._n))
+        if len(owned) > _MOST_PEERS or size_bytes > _ROUND_BYTES or executor.round_seconds <= 0:
+            return None
+        meeting = uuid.uuid4().hex, [on for on, _ in owned], most, executor.round_seconds, advance
+        tasks = []
+        for on, numbers in owned:
+            values = [] if self._values is None else [self._values[number] for number in numbers]
+            part = self._name, on, self._version, self._openers, list(numbers), step, merge, len(values)
+            tasks.append(executor.submit(rounds.take_part, *meeting, *part, value, *values, *args, on=on))
+        found: Rounds = executor.gather(tasks)[0]
+        return found
+
     def reopen(self, parts: Sequence[Reopener]) -> None:
         self.openers, self._version = list(parts), self._version + 1
         self._openers = self._executor.share(self.openers)
 
     def close(self) -> None:
+        self._opening = []
         self._executor.everywhere(worker.forget, self._name)
         with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             self._executor.note(self._name, self._n)

@@ -13,6 +13,7 @@ from distributed import get_worker
 
 from gpukm.backends.select import use_threads
 from gpukm.executors.base import Reopener, results
+from gpukm.executors.dask import mailbox
 from gpukm.executors.heap import keep_freed_memory
 
 #: What the scheduler remembers is filed under.
@@ -108,8 +109,10 @@ def apply(function: Callable[..., Any], *args: Any) -> Any:
 
 def _settle_in() -> None:
     """Have this process use its worker's threads, and keep the memory it frees."""
-    use_threads(get_worker().state.nthreads)
+    me = get_worker()
+    use_threads(me.state.nthreads)
     keep_freed_memory()
+    me.handlers.setdefault(mailbox.HEAR, mailbox.hear)
 
 
 def merge_all(merge: Callable[[Any, Any], Any], *values: Any) -> Any:
@@ -121,6 +124,10 @@ def merge_last(merge: Callable[[Any, Any], Any], last: Callable[..., Any], n_val
     """Merge the first ``n_values`` of what is given, and make of it and of the rest what is left."""
     _settle_in()
     return last(reduce(merge, given[:n_values]), *given[n_values:])
+
+
+def nothing(part: Any) -> None:
+    """A step for which parts are opened, and no more."""
 
 
 def piece(values: Sequence[Any], number: int) -> Any:
