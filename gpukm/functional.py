@@ -135,7 +135,8 @@ def fit_iter(
     resume: Resume | None = None,
     watched: bool = True,
 ) -> Generator[FitProgress, None, FitResult]:
-    """Fit step by step: yields a :class:`FitProgress` an iteration and returns the :class:`FitResult`.
+    """Fit step by step: yields a :class:`FitProgress` an iteration, or for several that a GPU or workers made by
+    themselves, and returns the :class:`FitResult`.
 
     Parameters
     ----------

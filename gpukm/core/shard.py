@@ -738,6 +738,8 @@ class Shard:
             stats = self.backend.collect(counted)
             total.counts, total.weight_hi, total.weight_lo = stats.counts, stats.weight_hi, stats.weight_lo
         self._labels, self._labels_for, self._tracker, self._spare = None, None, None, None
+        # Where another step of the same loop follows, rows of which no labels are kept would be summed again.
+        self._sums = None
         self._found, self._found_for = kept, centroids
         self._followed, self._follow_room = [], self.follow_bytes
         return Final(total, inertia, scored, rechecked)

@@ -64,13 +64,12 @@ class Stretch:
         if self.rows is None:
             source, start, stop = value[0], 0, value[0].n_rows
             # What is in memory already can only gain by being held; a sparse matrix is not.
-            hold = whole = source.array() is not None
+            hold = source.array() is not None
+            batch_rows = max(stop or 0, 1) if hold else self.batch_rows
         else:
+            # A file is not mapped: where somebody wrote to it, rows would change between two steps.
             source, start, stop, hold = self.rows.open(), self.rows.start, self.rows.stop, self.hold
-            # All workers of a machine then have one copy together.
-            mapped = source.mapped(start, stop) if hold else None
-            source, whole = source if mapped is None else mapped, mapped is not None
-        batch_rows = max(stop - start, 1) if whole and stop is not None else self.batch_rows
+            batch_rows = self.batch_rows
         checked = Checked(source, self.known)
         rows: Source = NormalizedSource(checked, backend) if self.spherical else checked
         if hold:

@@ -146,7 +146,7 @@ def executor_on(
     ExecutorError
         As of :func:`gpukm.executors.dask.preflight.preflight`.
     """
-    from gpukm.executors.dask.executor import DaskExecutor
+    from gpukm.executors.dask.executor import ROUND_SECONDS, DaskExecutor
     from gpukm.executors.dask.preflight import preflight
 
     named = settings.backend in ("torch", "cupy") or settings.device.startswith("cuda")
@@ -158,4 +158,6 @@ def executor_on(
         warn(text)
     workers = found.offering({"GPU": 1}) if on_gpu else found.workers
     say(f"{len(workers)} workers with {sum(worker.threads for worker in workers)} threads at {found.scheduler}")
-    return DaskExecutor(client, {"GPU": 1} if on_gpu else None, watch=watch)
+    # What is to be saved more often than that has to be brought here.
+    seconds = min(ROUND_SECONDS, settings.checkpoint_seconds)
+    return DaskExecutor(client, {"GPU": 1} if on_gpu else None, watch=watch, round_seconds=seconds)

@@ -123,10 +123,6 @@ class Source(Rows):
         """The whole matrix if it already lies in memory and no row is dropped, else None."""
         return None
 
-    def mapped(self, start: int, stop: int | None) -> Source | None:
-        """Rows [start, stop) under the same numbers, where a file's are mapped and neither copied nor converted."""
-        return None
-
     def placed(self) -> Any:
         """The whole matrix as an array of a GPU library, where it lies on the device of the fit already, else None."""
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukm.errors import DataError
-from gpukm.sources.array import ArraySource, working_dtype
+from gpukm.sources.array import working_dtype
 from gpukm.sources.base import Batch, Source
 from gpukm.sources.location import Files, shown
 from gpukm.sources.memory import available_bytes
@@ -75,21 +75,12 @@ class NpySource(Source):
             room = self.memory_limit_bytes or available_bytes() // 2
             self._fits = self.files.local and need <= room
         if self._fits and self._array is None:
-            self._array = self._converted(self._map())
+            with self._reading():
+                mapped = np.load(self.files.paths[0], mmap_mode="r", allow_pickle=False)
+            if mapped.shape != (self.n_rows, self.n_features) or mapped.dtype != self.stored_dtype:
+                raise DataError(f"{self.location} was changed since it was opened; train on a copy")
+            self._array = self._converted(mapped)
         return self._array
-
-    def mapped(self, start: int, stop: int | None) -> Source | None:
-        if not self.files.local or self._fortran or self.stored_dtype != self.dtype:
-            return None
-        return ArraySource(self._map()).part(start, stop)
-
-    def _map(self) -> np.ndarray:
-        """The matrix as it is stored, mapped."""
-        with self._reading():
-            mapped = np.load(self.files.paths[0], mmap_mode="r", allow_pickle=False)
-        if mapped.shape != (self.n_rows, self.n_features) or mapped.dtype != self.stored_dtype:
-            raise DataError(f"{self.location} was changed since it was opened; train on a copy")
-        return mapped
 
     def _columns_in_order(self, rows: int, start: int, end: int) -> Iterator[Batch]:
         """Batches of a file in column order: only a whole matrix can be cut into rows."""

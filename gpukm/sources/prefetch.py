@@ -89,9 +89,6 @@ class Prefetch(Source):
         """What the source has in memory; it needs no reading ahead."""
         return self.source.array()
 
-    def mapped(self, start: int, stop: int | None) -> Source | None:
-        return self.source.mapped(start, stop)
-
     def weights(self) -> np.ndarray | None:
         """Of the source."""
         return self.source.weights()

@@ -231,10 +231,6 @@ class _SourceRange(Source):
         with _reading(self.start):
             yield from self.source.batches(rows, *_within(self.start, self.stop, start, stop))
 
-    def mapped(self, start: int, stop: int | None) -> Source | None:
-        with _reading(self.start):
-            return self.source.mapped(*_within(self.start, self.stop, start, stop))
-
 
 class _TableRange(Table):
     """Some rows of a table."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpukm.executors import Executor, Placement
-from gpukm.executors.base import results
+from gpukm.executors.base import Rounds, results
 
 
 def sent(value: Any) -> Any:
@@ -174,6 +174,29 @@ class FicklePlacement(Placement):
             return [functools.reduce(merge, found)]
         cuts = [cut(value) for value in found]
         return [functools.reduce(merge, [cut[i] for cut in cuts]) for i in range(pieces)]
+
+    def rounds(
+        self,
+        step: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        advance: Callable[[Any, Any, list[Any]], tuple[Any, Any, bool]],
+        value: Any,
+        *args: Any,
+        most: int,
+        size_bytes: int,
+    ) -> Rounds | None:
+        """None at all, or some until something goes wrong, which may be at once."""
+        n = self._choose.choice([None, 0, 1, 2, 5])
+        if n is None:
+            return None
+        told: list[Any] = []
+        before, goes_on = value, True
+        while goes_on and len(told) < min(n, most):
+            merged = self.reduce(step, merge, *args, value)[0]
+            following, decision, goes_on = sent(advance)(merged, value, told)
+            before, value = value, sent(following)
+            told.append(sent(decision))
+        return Rounds(told, value, before)
 
     def reopen(self, parts: Sequence[Any]) -> None:
         self.openers, self._version = list(parts), self._version + 1

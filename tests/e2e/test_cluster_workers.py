@@ -87,6 +87,7 @@ PHASES = {
     "step": "gpukm.core.lloyd:_step",
     "reduce": "gpukm.executors.dask.worker:merge_all",
     "move": "gpukm.core.lloyd:_move",
+    "meet": "gpukm.executors.dask.rounds:exchange",
     "finish": "gpukm.core.lloyd:finish_shard",
     "survey": "gpukm.core.summary:survey",
     "summarize": "gpukm.pipeline.content:_describe",
@@ -105,6 +106,11 @@ def test_a_worker_killed(
     assert found == undisturbed
 
 
+def step_by_step(client: Any) -> DaskExecutor:
+    """An executor that is asked for every iteration, so that something can happen between two."""
+    return DaskExecutor(client, round_seconds=0)
+
+
 def pids(client: Any) -> list[int]:
     """Of all workers."""
     return list(client.run(os.getpid).values())
@@ -118,7 +124,7 @@ def test_all_workers_killed_and_started_again(standing: Any, source: str, undist
             os.kill(pid, signal.SIGKILL)
 
     job = Job.of(source, tmp_path / "job")
-    assert job.run(DaskExecutor(standing), progress=Pausing(i7=kill)) == undisturbed
+    assert job.run(step_by_step(standing), progress=Pausing(i7=kill)) == undisturbed
 
 
 def test_all_workers_lost_and_a_new_cluster(
@@ -131,7 +137,7 @@ def test_all_workers_lost_and_a_new_cluster(
         began = time.monotonic()
         with pytest.raises(ExecutorError, match=r"^the cluster at tcp://\S+ has had no worker for 2 s; start some$"):
             job.train(
-                DaskExecutor(client, patience_seconds=2),
+                DaskExecutor(client, patience_seconds=2, round_seconds=0),
                 checkpoints=job.saved(),
                 progress=Pausing(i7=lambda: [w.kill() for w in lost]),
             )
@@ -158,10 +164,23 @@ def test_a_worker_stopped_beyond_its_time_out(
             at["i9"] = lambda: stopped.send_signal(signal.SIGCONT)
         job = Job.of(source, tmp_path / "job")
         began = time.monotonic()
-        assert job.run(DaskExecutor(client), progress=Pausing(**at)) == undisturbed
+        assert job.run(step_by_step(client), progress=Pausing(**at)) == undisturbed
         assert time.monotonic() - began < 40
         assert back or len(there(client)) == 2
         stopped.send_signal(signal.SIGCONT)
+
+
+def test_a_worker_stopped_where_the_others_wait_for_it(
+    cluster: Callable[..., Cluster], source: str, undisturbed: Bits, tmp_path: Path
+) -> None:
+    one = cluster(SCHEDULER__WORKER_TTL="1s")
+    for _ in range(3):
+        one.worker()
+    with one.client(3) as client:
+        job, began = Job.of(source, tmp_path / "job"), time.monotonic()
+        with struck(client, PHASES["meet"], tmp_path / "struck", signal.SIGSTOP):
+            assert job.run(DaskExecutor(client)) == undisturbed
+        assert time.monotonic() - began < 40
 
 
 def test_three_workers_then_one_then_four(
@@ -190,7 +209,7 @@ def test_three_workers_then_one_then_four(
 
         job = Job.of(source, tmp_path / "job")
         progress = Pausing(i5=fewer, i10=more, i15=note)
-        assert job.run(DaskExecutor(client), progress=progress) == undisturbed
+        assert job.run(step_by_step(client), progress=progress) == undisturbed
     assert len(seen["alone"]) == 1 and len(seen["four"]) == 4
     late = set(seen["four"]) - set(seen["alone"])
     assert all(seen["four"][address] >= 2 for address in late), seen
@@ -290,7 +309,7 @@ def test_values_that_are_spilled_to_disk_are_the_same(
     with one.client(2) as client:
         found: list[int] = []
         progress = Pausing(i10=lambda: found.extend(spilled(client)))
-        assert Job.of(source, tmp_path / "job").run(DaskExecutor(client), progress=progress) == undisturbed
+        assert Job.of(source, tmp_path / "job").run(step_by_step(client), progress=progress) == undisturbed
         assert sum(found) > 0
 
 
@@ -338,5 +357,5 @@ def test_rows_that_went_away_are_said_once(cluster: Callable[..., Cluster], sour
             left.update(client.run(worker.opened))
 
         with pytest.raises(DataError, match=r"mine/\d\.csv"):
-            Job.of(str(mine), tmp_path / "job").train(DaskExecutor(client), progress=Pausing(i5=remove))
+            Job.of(str(mine), tmp_path / "job").train(step_by_step(client), progress=Pausing(i5=remove))
         assert client.run(worker.opened) == left

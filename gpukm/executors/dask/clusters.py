@@ -215,7 +215,9 @@ def _started(
     # A nanny would set these to 1 for its worker, and for us: it lives in this process.
     threads = dict.fromkeys(_THREADS, str(options["threads_per_worker"]))
     name = "distributed.nanny.pre-spawn-environ"
-    spawn = {name: {**dask.config.get(name), **dict.fromkeys(_THREADS)}}
+    # The C library returns to the system what a thread frees, at once, unless all threads share the memory of the main
+    # one: then it is kept for the rows of the next fit.
+    spawn = {name: {**dask.config.get(name), **dict.fromkeys(_THREADS), "MALLOC_ARENA_MAX": 1}}
     checked = security(tls)
     stack.enter_context(dask.config.set({**spawn, **({} if watched else _QUIET)}))
     try:

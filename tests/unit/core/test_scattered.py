@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 import scipy.sparse
 
 from gpukm import assign, kmeans
+from gpukm.backends.base import Frame
+from gpukm.backends.select import Choice
+from gpukm.core.stats import Grid
+from gpukm.problem import place_there
+from gpukm.sources.npy import NpySource
 from tests.conformance.scattered import FickleExecutor, ScatteredExecutor
 
 K = 20
@@ -70,6 +76,28 @@ def test_workers_that_come_and_go_and_do_things_again(name: str, seed: int, tmp_
         there = kmeans(str(tmp_path / "rows.npy"), executor=fickle, n_shards=5, batch_size=60, **settings)
         assert there.digest() == alone.digest()
         assert [r.shift for r in there.history] == [r.shift for r in alone.history]
+
+
+@pytest.mark.parametrize("room", [None, 1 << 20, 1000], ids=["held", "followed", "streamed"])
+def test_a_shard_that_was_finished_goes_on_with_the_loop(tmp_path: Path, room: int | None) -> None:
+    """As where a lost worker's old task is done again between two steps."""
+    np.save(tmp_path / "rows.npy", rows())
+    executor = ScatteredExecutor(room_bytes=None)
+    placed = place_there(NpySource(str(tmp_path / "rows.npy")), executor, Choice(), "euclidean", 100, hold=room is None)
+    stretch = placed.openers[0]
+    shard = replace(stretch, follow_bytes=room or 0).open()
+    shard.scan(np.zeros(6, np.float32))
+    again = replace(stretch, follow_bytes=room or 0).open()
+    again.scan(np.zeros(6, np.float32))
+    frame, grid = Frame(np.zeros(6), 1000.0), Grid.of(np.full(6, 1000.0), 1500.0)
+    shard.begin(grid)
+    again.begin(grid)
+    for centroids in (rows()[:K], rows()[K : 2 * K]):
+        expected = again.step(centroids, frame).stats
+        found = shard.step(centroids, frame).stats
+        assert found.counts.tobytes() == expected.counts.tobytes()
+        assert found.hi.tobytes() == expected.hi.tobytes() and found.lo.tobytes() == expected.lo.tobytes()
+        shard.finish(rows()[:7], frame, True)
 
 
 @pytest.mark.parametrize("room", [None, 1000])

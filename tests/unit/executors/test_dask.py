@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from gpukm import KMeans, kmeans
 from gpukm.backends.select import Choice
 from gpukm.core import lloyd, pooled, stretch
 from gpukm.errors import ConfigError, DataError, ExecutorError
-from gpukm.executors.dask import worker
+from gpukm.executors.dask import mailbox, rounds, worker
 from gpukm.executors.dask.executor import DaskExecutor, share_out
 from gpukm.executors.local import LocalExecutor
 from gpukm.functional import fit_iter
@@ -60,6 +63,63 @@ def test_a_path_has_the_bits_of_one_process(client: distributed.Client, path: st
     assert there.history == alone.history
     assert (there.counts == alone.counts).all()
     assert there.settings == alone.settings
+
+
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[-3], SETTINGS[-1]], ids=str)
+def test_steps_that_are_asked_for_one_by_one(client: distributed.Client, path: str, settings: dict[str, Any]) -> None:
+    settings, executor = {"n_clusters": K, **settings}, DaskExecutor(client, round_seconds=0)
+    alone, there = kmeans(path, **settings), kmeans(path, executor=executor, **settings)
+    assert there.digest() == alone.digest()
+    assert there.history == alone.history
+
+
+def test_workers_go_from_iteration_to_iteration_by_themselves(client: distributed.Client, path: str) -> None:
+    steps = list(fit_iter(path, K, executor=client))
+    assert sum(len(step.state.records) for step in steps) > 20
+    assert len(steps) < 5
+    tasks = kmeans(path, K, executor=client, init=rows()[:K], tol=0.0, max_iter=25).work
+    assert tasks is not None and tasks["tasks"] < 25
+
+
+def _deafen(dask_worker: Any) -> None:
+    """Have this worker not understand what others say."""
+    dask_worker.handlers[mailbox.HEAR] = dask_worker.handlers["identity"]
+
+
+def test_a_worker_that_cannot_be_told_costs_time_and_no_bit(client: distributed.Client, path: str) -> None:
+    alone = kmeans(path, K)
+    kmeans(path, K, executor=client, max_iter=1)
+    client.run(_deafen, workers=list(client.scheduler_info()["workers"])[:1])
+    began = time.monotonic()
+    there = kmeans(path, K, executor=client)
+    assert there.digest() == alone.digest()
+    assert [record.shift for record in there.history] == [record.shift for record in alone.history]
+    assert time.monotonic() - began < 20
+
+
+def _fail(marker: str) -> None:
+    """Have the third step of the first worker that comes to it fail."""
+    step, calls = lloyd._step, itertools.count(1)
+
+    @functools.wraps(step)
+    def failing(*args: Any) -> Any:
+        if next(calls) == 3:
+            with suppress(FileExistsError):
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+                raise DataError("this step went wrong")
+        return step(*args)
+
+    lloyd._step = failing
+
+
+def test_a_step_that_fails_between_two_rounds_is_an_error_at_once(
+    client: distributed.Client, path: str, tmp_path: Path
+) -> None:
+    client.run(_fail, str(tmp_path / "failed"))
+    began = time.monotonic()
+    with pytest.raises(DataError, match="this step went wrong"):
+        kmeans(path, K, executor=client, init=rows()[:K], tol=0.0)
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -148,11 +208,14 @@ PHASES = {
     "step": (lloyd.__name__, "_step"),
     "reduce": (worker.__name__, "merge_all"),
     "move": (lloyd.__name__, "_move"),
+    "meet": (rounds.__name__, "exchange"),
     "finish": (lloyd.__name__, "finish_shard"),
 }
 
 
-@pytest.mark.parametrize("phase", [p if p == "step" else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
+@pytest.mark.parametrize(
+    "phase", [p if p in ("step", "meet") else pytest.param(p, marks=pytest.mark.slow) for p in PHASES]
+)
 def test_a_killed_worker_costs_time_and_no_bit(
     path: str, tmp_path: Path, client: distributed.Client, phase: str
 ) -> None:
@@ -174,7 +237,7 @@ def kill_workers(client: distributed.Client) -> None:
 
 def test_all_workers_killed_are_waited_for(path: str, client: distributed.Client) -> None:
     alone = kmeans(path, K)
-    fit = fit_iter(path, K, executor=client)
+    fit = fit_iter(path, K, executor=DaskExecutor(client, round_seconds=0))
     for _ in range(3):
         next(fit)
     kill_workers(client)
@@ -186,7 +249,7 @@ def test_all_workers_killed_are_waited_for(path: str, client: distributed.Client
 
 
 def test_a_file_that_changed_is_an_error_where_it_is_read_again(path: str, client: distributed.Client) -> None:
-    fit = fit_iter(path, K, executor=client)
+    fit = fit_iter(path, K, executor=DaskExecutor(client, round_seconds=0))
     next(fit)
     changed = rows()
     changed[17, 2] += 1e-3
