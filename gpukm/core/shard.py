@@ -277,8 +277,9 @@ class Shard:
         self._labels: Any = None
         self._spare: Any = None  # where the next labels go, so that no iteration asks for new memory
         self._labels_for: np.ndarray | None = None
-        self._found: Any = None  # what `finish` leaves
+        self._found: Any = None  # labels that `finish` leaves
         self._found_for: np.ndarray | None = None
+        self._final: Final | None = None
         self._sums: Sums | None = None  # where the rows of this shard are, under ``_labels``
         self._tracker: Any = None
         self._alone = False  # whether there was no memory for iterations that the backend makes by itself
@@ -406,7 +407,8 @@ class Shard:
 
     def begin(self, grid: Grid) -> None:
         """Start a fit: forget labels and sums of an earlier one."""
-        self._grid, self._labels, self._labels_for, self._sums, self._found = grid, None, None, None, None
+        self._grid, self._labels, self._labels_for, self._sums = grid, None, None, None
+        self._found, self._found_for, self._final = None, None, None
         self._tracker, self._spare = None, None
         self._followed, self._follow_room = [], self.follow_bytes
 
@@ -710,8 +712,12 @@ class Shard:
             yield block, labels, exact.assign(block.x, prepared, labels)
 
     def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
-        """Label against the final centroids and add up the inertia exactly."""
-        return self._within_memory(lambda: self._finish(centroids, frame, keep_labels))
+        """Label against the final centroids and add up the inertia exactly; what was done for them already is kept."""
+        done = self._final is not None and self._found_for is not None and _same(self._found_for, centroids)
+        if not done or (keep_labels and self._found is None):
+            self._final = self._within_memory(lambda: self._finish(centroids, frame, keep_labels))
+        assert self._final is not None
+        return self._final
 
     def _finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Finish all blocks."""
