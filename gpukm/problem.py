@@ -114,14 +114,14 @@ def place_there(
     room, read_rows = executor.room_bytes(), batch_rows or max(1, min(1 << 16, _READ_BYTES // row_bytes))
     if hold is None:
         hold = room is None or rows.n_rows is None or 2 * rows.n_rows * row_bytes <= room
-    follow = 0 if room is None or hold else room // 8 // (SHARDS_A_WORKER * width)
-    more: dict[str, Any] = {"batch_rows": read_rows, "follow_bytes": follow, "spherical": metric == "cosine"}
-    if isinstance(rows, Blocks):
-        return executor.place([Stretch(None, choice, i, **more) for i in range(len(rows.values))], rows.values)
-    ranges = cut(rows, max(n_shards, SHARDS_A_WORKER * width), executor)
-    return executor.place(
-        [Stretch(RowRange(rows, start, stop), choice, i, hold=hold, **more) for i, (start, stop) in enumerate(ranges)]
-    )
+    values = rows.values if isinstance(rows, Blocks) else None
+    parts: list[RowRange | None] = [None] * len(values or ())
+    if not isinstance(rows, Blocks):
+        ranges = cut(rows, max(n_shards, SHARDS_A_WORKER * width), executor)
+        parts = [RowRange(rows, start, stop) for start, stop in ranges]
+    more: dict[str, Any] = {"batch_rows": read_rows, "hold": hold, "spherical": metric == "cosine"}
+    more["follow_bytes"] = 0 if room is None or hold else room // 8 // max(1, len(parts))
+    return executor.place([Stretch(part, choice, i, **more) for i, part in enumerate(parts)], values)
 
 
 def look_there(

@@ -86,10 +86,11 @@ def fit_with_checkpoints(
                 progress.stage(name, settings.max_iter, "iterations")
             # Rows that are streamed here are seen as they are read.
             if reading.held is not None or executor is not None:
-                progress.seen(reading.n_rows)
+                progress.seen(len(step.state.records) * reading.n_rows)
             who = "" if executor is None else f", {executor.width()} workers"
             progress.advance(len(step.state.records), f"inertia {step.state.record.inertia:.6g}{who}")
-            progress.iterated(step.state.record.iteration, step.state.record.inertia)
+            for record in step.state.records:
+                progress.iterated(record.iteration, record.inertia)
             progress.detail(f"iteration {step.state.record.iteration}: {step.state.effort}")
             keeper.see(step)
     except ExecutorError:

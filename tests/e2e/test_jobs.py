@@ -132,17 +132,22 @@ def test_a_driver_that_is_killed_is_run_again_elsewhere(
     assert [record.snapshot for record in records] == [alone(gpukm, rows, *LONG)]
 
 
-@pytest.mark.slow
-def test_a_job_goes_on_when_its_whole_cluster_was_lost(
-    gpukm: Gpukm, rows: Path, tmp_path: Path, cluster: Cluster
-) -> None:
+def beating(tmp_path: Path, rows: Path, cluster: Cluster) -> tuple[Settings, Job]:
+    """A job as of ``LONG`` that says more often that it lives, once it has a checkpoint."""
     settings = Settings(
         n_clusters=60, init="random", n_init=1, tol=0, checkpoint_seconds=0, store=str(tmp_path / "gpukm-store"),
         cluster=f"file:{cluster.file}",
     )  # fmt: skip
-    done = submit(settings, str(rows), beat_seconds=0.3)
-    job = job_in(tmp_path, done.id)
+    job = job_in(tmp_path, submit(settings, str(rows), beat_seconds=0.3).id)
     until(job.checkpoints().exist)
+    return settings, job
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_when_its_whole_cluster_was_lost(
+    gpukm: Gpukm, rows: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    _, job = beating(tmp_path, rows, cluster)
     cluster.kill()
     until(lambda: job.status().state == "lost")
     shown = gpukm("jobs", "show", job.id, "--json")
@@ -163,13 +168,7 @@ def test_a_job_goes_on_when_its_whole_cluster_was_lost(
 def test_a_paused_driver_wakes_up_beside_its_successor(
     gpukm: Gpukm, rows: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
-    settings = Settings(
-        n_clusters=60, init="random", n_init=1, tol=0, checkpoint_seconds=0, store=str(tmp_path / "gpukm-store"),
-        cluster=f"file:{cluster.file}",
-    )  # fmt: skip
-    done = submit(settings, str(rows), beat_seconds=0.3)
-    job = job_in(tmp_path, done.id)
-    until(job.checkpoints().exist)
+    settings, job = beating(tmp_path, rows, cluster)
     paused = driver(job)
     os.kill(paused, signal.SIGSTOP)
     other = Cluster(tmp_path)
@@ -199,9 +198,10 @@ def test_cancelled_from_anywhere(gpukm: Gpukm, rows: Path, tmp_path: Path, clust
     assert gpukm("jobs", "cancel", job.id, "--dry-run").code == 0 and not job.status().ended
     cancelled = gpukm("jobs", "cancel", job.id, *place, "--json")
     assert cancelled.code == 0 and cancelled.data["state"] == "cancelled" and cancelled.data["withdrawn"]
+    assert gpukm("jobs", "wait", job.id).code == 1
+    # The driver may still be at work on its last words.
+    until(lambda: any(record["text"] == "stopped: the job is cancelled" for _, record in job.log()))
     followed = gpukm("jobs", "logs", job.id, "--follow")
     assert followed.code == 0 and "driver started" in followed.out
-    assert gpukm("jobs", "wait", job.id).code == 1
-    until(lambda: any(record["text"] == "stopped: the job is cancelled" for _, record in job.log()))
     assert json.loads(gpukm("snapshots", "list", "--json").out)["data"]["snapshots"] == []
     assert gpukm("jobs", "cancel", job.id).code == 0  # once more changes nothing

@@ -218,8 +218,10 @@ def _started(
     # The C library returns to the system what a thread frees, at once, unless all threads share the memory of the main
     # one: then it is kept for the rows of the next fit.
     spawn = {name: {**dask.config.get(name), **dict.fromkeys(_THREADS), "MALLOC_ARENA_MAX": 1}}
+    # A nanny whose worker is being started again would else be given up, if it so happens 15 s after an earlier loss.
+    patient = {"distributed.deploy.lost-worker-timeout": "1 h"}
     checked = security(tls)
-    stack.enter_context(dask.config.set({**spawn, **({} if watched else _QUIET)}))
+    stack.enter_context(dask.config.set({**spawn, **patient, **({} if watched else _QUIET)}))
     try:
         cluster = kind(
             host="127.0.0.1",
