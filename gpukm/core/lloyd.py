@@ -460,7 +460,7 @@ def _move(
         part.start + np.flatnonzero(empty),
         updated.tobytes() == before.centroids.tobytes(),
         stats.total() if first else None,
-        Step(stats.part(slice(0, 0)), step.n_moved, step.n_scored, step.n_rechecked, step.effort),
+        Step(ClusterStats.zero(0, 0, False), step.n_moved, step.n_scored, step.n_rechecked, step.effort),
     )
 
 
@@ -471,7 +471,7 @@ def _decide(*pieces: Moved) -> Decision:
     step = steps[0]
     for other in steps[1:]:
         step = step.merge(other)
-    step = replace(step, stats=step.stats.part(slice(0, 0)))
+    step = replace(step, stats=ClusterStats.zero(0, 0, False))
     total = totals[0] if totals else None
     for more in totals[1:]:
         total = more if total is None else total.merge(more)

@@ -722,7 +722,7 @@ class Shard:
     def _finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Finish all blocks."""
         assert self._grid is not None
-        total = ClusterStats.zero(len(centroids), self.source.n_features, False)
+        total = ClusterStats.zero(len(centroids), 0, False)
         counted: Any = None
         no_features = replace(self._grid, exponents=self._grid.exponents[:0])
         inertia, scored, rechecked = 0, 0, 0

@@ -300,7 +300,9 @@ class DaskPlacement(Placement):
         self._openers = executor.share(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}
+        # Let go of with the first look: where a worker is lost Dask would open its parts elsewhere, asked for or not.
         self._opening: list[Future] = []
+        self._failed: list[str] = []  # who took part in rounds that came to nothing
 
     def __len__(self) -> int:
         return self._n
@@ -348,20 +350,24 @@ class DaskPlacement(Placement):
         size_bytes: int,
     ) -> Rounds | None:
         executor, owned = self._executor, self._owned(range(self._n))
-        if len(owned) > _MOST_PEERS or size_bytes > _ROUND_BYTES or executor.round_seconds <= 0:
+        peers = [on for on, _ in owned]
+        if len(peers) > _MOST_PEERS or size_bytes > _ROUND_BYTES or executor.round_seconds <= 0:
             return None
-        meeting = uuid.uuid4().hex, [on for on, _ in owned], most, executor.round_seconds, advance
+        if peers == self._failed:
+            return None
+        meeting = uuid.uuid4().hex, peers, most, executor.round_seconds, advance
         tasks = []
         for on, numbers in owned:
             values = [] if self._values is None else [self._values[number] for number in numbers]
             part = self._name, on, self._version, self._openers, list(numbers), step, merge, len(values)
             tasks.append(executor.submit(rounds.take_part, *meeting, *part, value, *values, *args, on=on))
         found: Rounds = executor.gather(tasks)[0]
+        self._failed = [] if found.told else peers
         return found
 
     def reopen(self, parts: Sequence[Reopener]) -> None:
         self.openers, self._version = list(parts), self._version + 1
-        self._openers = self._executor.share(self.openers)
+        self._openers, self._opening = self._executor.share(self.openers), []
 
     def close(self) -> None:
         self._opening = []

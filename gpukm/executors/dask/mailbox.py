@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -14,38 +14,39 @@ from distributed.protocol import to_serialize
 
 #: The name under which a worker is told.
 HEAR = "gpukm_hear"
-#: Meetings of which something is kept that was told before they began here, at most.
-_MOST_MEETINGS = 32
+#: For how long one that is told waits for its own part in a meeting to begin, and how often it looks.
+_BEGIN_SECONDS, _LOOK_SECONDS = 30.0, 0.01
+#: How often one that waits for others asks whether they are there.
+_PING_SECONDS = 2.0
+_GAVE_UP = -1
 
 _CHANGED = threading.Condition()
-#: What was told by whom in which round, by meeting; None: somebody gave up.
+#: What was told by whom in which round, by the meetings that go on in this process; somebody gave up in round -1.
 _HEARD: dict[str, dict[tuple[int, str], Any]] = {}
-#: Names of the last meetings that are over: what is still told there is told to nobody.
-_OVER: deque[str] = deque(maxlen=1000)
 
 
 async def hear(meeting: str, number: int, sender: str, said: Any) -> str:
     """What another worker says of a round; called by Dask where this worker is told of it."""
-    with _CHANGED:
-        if meeting not in _OVER:
-            while meeting not in _HEARD and len(_HEARD) >= _MOST_MEETINGS:
-                _HEARD.pop(next(iter(_HEARD)))
-            _HEARD.setdefault(meeting, {})[number, sender] = said
-            _CHANGED.notify_all()
-    return "heard"
+    for _ in range(round(_BEGIN_SECONDS / _LOOK_SECONDS)):
+        with _CHANGED:
+            if meeting in _HEARD:
+                _HEARD[meeting][number, sender] = said
+                _CHANGED.notify_all()
+                return "heard"
+        await asyncio.sleep(_LOOK_SECONDS)
+    return "nobody is here"
 
 
 @contextmanager
-def meet(meeting: str) -> Iterator[dict[tuple[int, str], Any]]:
-    """What is heard in a meeting until it is over."""
+def meet(me: Any, meeting: str) -> Iterator[dict[tuple[int, str], Any]]:
+    """What this worker is told in a meeting until it leaves."""
     with _CHANGED:
-        heard = _HEARD.setdefault(meeting, {})
+        heard = _HEARD.setdefault(_at(meeting, me.address), {})
     try:
         yield heard
     finally:
         with _CHANGED:
-            _HEARD.pop(meeting, None)
-            _OVER.append(meeting)
+            _HEARD.pop(_at(meeting, me.address), None)
 
 
 def exchange(
@@ -59,34 +60,77 @@ def exchange(
 ) -> dict[str, Any] | None:
     """Tell the others, and wait for what they say; None where somebody cannot be told, gave up or takes too long."""
     sent = tell(me, meeting, number, peers, said)
-    others = [peer for peer in peers if peer != me.address]
+    deadline = time.monotonic() + patience_seconds
+
+    def missing() -> list[str]:
+        return [peer for peer in peers if peer != me.address and (number, peer) not in heard]
 
     def broken() -> bool:
-        failed = any(one.done() and (one.exception() is not None or one.result() != "heard") for one in sent)
-        return failed or None in heard.values()
+        return any(one.done() and not _arrived(one) for one in sent) or any(n == _GAVE_UP for n, _ in heard)
 
-    with _CHANGED:
-        _CHANGED.wait_for(lambda: broken() or all((number, peer) in heard for peer in others), patience_seconds)
-        if broken() or not all((number, peer) in heard for peer in others):
-            return None
-        return {peer: said if peer == me.address else heard.pop((number, peer)) for peer in peers}
+    while True:
+        left = deadline - time.monotonic()
+        with _CHANGED:
+            _CHANGED.wait_for(lambda: broken() or not missing(), max(0.0, min(left, _PING_SECONDS)))
+            if not broken() and not missing():
+                return {peer: said if peer == me.address else heard.pop((number, peer)) for peer in peers}
+            if broken() or left <= 0:
+                return None
+            absent = missing()
+        # Whoever was told and then died says nothing more, and nothing would say so.
+        sent += [_ask(me, peer) for peer in absent]
 
 
 def tell(me: Any, meeting: str, number: int, peers: Sequence[str], said: Any) -> list[Future[Any]]:
     """Send something to all others, and do not wait for it."""
 
     async def say(peer: str) -> Any:
-        told = {"meeting": meeting, "number": number, "sender": me.address, "said": to_serialize(said)}
+        told = {"meeting": _at(meeting, peer), "number": number, "sender": me.address, "said": to_serialize(said)}
         return await getattr(me.rpc(peer), HEAR)(**told)
 
-    sent = [asyncio.run_coroutine_threadsafe(say(p), me.loop.asyncio_loop) for p in peers if p != me.address]
-    for one in sent:
-        one.add_done_callback(_look_again)
-    return sent
+    return [_started(me, say(peer)) for peer in peers if peer != me.address]
+
+
+def give_up(me: Any, meeting: str, peers: Sequence[str]) -> None:
+    """Have the others not wait any longer."""
+    tell(me, meeting, _GAVE_UP, peers, None)
+    with _CHANGED:
+        # Where a task was given to another worker this may be one of them.
+        if (here := _HEARD.get(_at(meeting, me.address))) is not None:
+            here[_GAVE_UP, me.address] = None
+            _CHANGED.notify_all()
+
+
+def _at(meeting: str, address: str) -> str:
+    """A meeting as one worker takes part in it: there may be several in a process."""
+    return f"{meeting} {address}"
+
+
+def _ask(me: Any, peer: str) -> Future[Any]:
+    """Ask whether somebody is there; one that is stopped says nothing, one that died cannot be reached."""
+
+    async def ask() -> str:
+        await me.rpc(peer).identity()
+        return "heard"
+
+    return _started(me, ask())
+
+
+def _started(me: Any, work: Any) -> Future[Any]:
+    """Work that the worker's event loop does; all who wait look again when it is done."""
+    started = asyncio.run_coroutine_threadsafe(work, me.loop.asyncio_loop)
+    started.add_done_callback(_look_again)
+    return started
+
+
+def _arrived(told: Future[Any]) -> bool:
+    """Whether what is done went well."""
+    return not told.cancelled() and told.exception() is None and told.result() == "heard"
 
 
 def _look_again(told: Future[Any]) -> None:
-    """Have those who wait see that something could not be told; the exception is theirs to look at."""
-    if not told.cancelled() and told.exception() is not None:
-        with _CHANGED:
-            _CHANGED.notify_all()
+    """Have those who wait see what has become of it."""
+    if not told.cancelled():
+        told.exception()  # looked at, or asyncio would complain
+    with _CHANGED:
+        _CHANGED.notify_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: A worker that says nothing for so long is stuck.
 ANSWER_SECONDS = 30.0
+#: For so long it is asked again where there is no worker.
+_NOBODY_SECONDS = 2.0
 _NAMED = 5
 
 
@@ -145,7 +148,10 @@ def survey(client: Client, *, paths: Sequence[str] = (), seconds: float = ANSWER
     ExecutorError
         There is no worker, or one does not answer.
     """
-    known = client.scheduler_info(n_workers=-1)["workers"]
+    # A client whose question is not answered repeats what it was told when it began, which may be nothing.
+    deadline = time.monotonic() + _NOBODY_SECONDS
+    while not (known := client.scheduler_info(n_workers=-1)["workers"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
     if not known:
         raise ExecutorError(f"the cluster at {shown(client.scheduler.address)} has no worker; start some")
     versions = client.sync(_each, client, _versions_of, list(known), seconds)

@@ -16,7 +16,7 @@ from distributed import get_worker
 
 from gpukm.executors.base import Reopener, Rounds
 from gpukm.executors.dask import worker
-from gpukm.executors.dask.mailbox import exchange, meet, tell
+from gpukm.executors.dask.mailbox import exchange, give_up, meet
 
 #: How long to wait for the others, beside twice the time that the own step took.
 _PATIENCE_SECONDS = 1.0
@@ -59,12 +59,14 @@ def take_part(
         The step's last argument in the first round.
     """
     told: list[Any] = []
-    before, began, me, spent = value, time.monotonic(), get_worker(), 0.0
-    # A task that came to another worker than it was meant for has nobody to meet.
-    goes_on = me.address == on
-    with meet(meeting) as heard:
+    before, began, me, spent, goes_on = value, time.monotonic(), get_worker(), 0.0, True
+    if me.address != on:
+        # The worker that was meant was lost, or this one took its task; the others know only its address.
+        give_up(me, meeting, [*peers, on])
+        return Rounds(told, value, before) if on == peers[0] else None
+    with meet(me, meeting) as heard:
         try:
-            while goes_on and len(told) < most and spent < seconds:
+            while goes_on and len(told) < most and spent < seconds and not worker.is_closed(placement):
                 begun = time.monotonic()
                 own = worker.run(
                     placement, on, version, openers, numbers, step, merge, None, n_values, (), *given, value
@@ -81,8 +83,8 @@ def take_part(
                 # The same for all, and so all of them stop after the same round.
                 spent = max(elapsed for _, elapsed in found.values())
             else:
-                goes_on = False
+                goes_on = worker.is_closed(placement)
         finally:
             if goes_on:
-                tell(me, meeting, len(told), peers, None)
+                give_up(me, meeting, peers)
     return Rounds(told, value, before) if on == peers[0] else None

@@ -147,6 +147,11 @@ def forget(placement: str) -> None:
         _CLOSED.append(placement)
 
 
+def is_closed(placement: str) -> bool:
+    """Whether its parts were closed here, since nobody wants them any more."""
+    return placement in _CLOSED
+
+
 def keep(placement: str, owned: Mapping[str, Sequence[int]], dask_worker: Any) -> None:
     """Close parts that others own now, wherever they were opened in an emergency."""
     held = _PLACEMENTS.get(placement)

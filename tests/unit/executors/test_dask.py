@@ -81,6 +81,27 @@ def test_workers_go_from_iteration_to_iteration_by_themselves(client: distribute
     assert tasks is not None and tasks["tasks"] < 25
 
 
+def test_workers_that_share_a_process(path: str) -> None:
+    alone = kmeans(path, K, init=rows()[:K], tol=0.0)
+    cluster = distributed.LocalCluster(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None)
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        there = kmeans(path, K, init=rows()[:K], tol=0.0, executor=client)
+    assert there.digest() == alone.digest()
+    assert there.history == alone.history  # also the rows moved, which a round made twice would tell wrongly
+
+
+def test_parts_of_a_lost_worker_are_not_opened_before_they_are_needed(client: distributed.Client, path: str) -> None:
+    executor = DaskExecutor(client)
+    problem = look_there(NpySource(path), executor, Choice(), K, 300, 1e-4, "euclidean", 100, 1)
+    lost, left = client.run(os.getpid)
+    opened = client.run(worker.opened, workers=[left])
+    os.kill(client.run(os.getpid, workers=[lost])[lost], signal.SIGKILL)
+    time.sleep(1.5)
+    assert client.run(worker.opened, workers=[left]) == opened
+    problem.rows.close()
+    client.wait_for_workers(2, timeout=30)
+
+
 def _deafen(dask_worker: Any) -> None:
     """Have this worker not understand what others say."""
     dask_worker.handlers[mailbox.HEAR] = dask_worker.handlers["identity"]
