@@ -282,7 +282,9 @@ def open_files(location: str | os.PathLike[str], storage_options: Mapping[str, A
 
     root = redact_uri(location).rstrip("/")
     with _explained(f"cannot open {root}"):
-        file_system, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
+        # File systems are shared by all threads, and one's old listing would hide what another has just written.
+        options = {"use_listings_cache": False, **(storage_options or {})}
+        file_system, path = fsspec.core.url_to_fs(location, **options)
     if isinstance(file_system, LocalFileSystem):
         return LocalFiles(path)
     protocols = {file_system.protocol} if isinstance(file_system.protocol, str) else set(file_system.protocol)

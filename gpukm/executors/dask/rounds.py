@@ -62,7 +62,7 @@ def take_part(
     before, began, me, spent, goes_on = value, time.monotonic(), get_worker(), 0.0, True
     if me.address != on:
         # The worker that was meant was lost, or this one took its task; the others know only its address.
-        give_up(me, meeting, [*peers, on])
+        give_up(me, meeting, peers)
         return Rounds(told, value, before) if on == peers[0] else None
     with meet(me, meeting) as heard:
         try:

@@ -83,8 +83,12 @@ def test_workers_go_from_iteration_to_iteration_by_themselves(client: distribute
 
 def test_workers_that_share_a_process(path: str) -> None:
     alone = kmeans(path, K, init=rows()[:K], tol=0.0)
-    cluster = distributed.LocalCluster(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None)
-    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+    options: dict[str, Any] = {"n_workers": 3, "threads_per_worker": 1, "processes": False}
+    options |= {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": None}
+    with (
+        distributed.LocalCluster(host="127.0.0.1", protocol="tcp", **options) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
         there = kmeans(path, K, init=rows()[:K], tol=0.0, executor=client)
     assert there.digest() == alone.digest()
     assert there.history == alone.history  # also the rows moved, which a round made twice would tell wrongly
