@@ -77,7 +77,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 #: Each phase of train and assign, and a function that workers call in it.
 PHASES = {
     "preprocess": "gpukm.preprocessing.survey:look",
-    "count": "gpukm.sources.ranges:_count",
+    "count": "gpukm.sources.ranges:_attempted",
     "quantiles": "gpukm.preprocessing.fitting:_search",
     "covariance": "gpukm.preprocessing.fitting:_gram",
     "read": "gpukm.pipeline.reading:_take",
