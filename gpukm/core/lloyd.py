@@ -264,7 +264,6 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
     ahead: _Iteration | None = None
     while stop is None and done < problem.max_iter:
         begun = 0, 0
-        told: Decision | None = None
         if tolerance is not None:
             for made in _made(problem, current, tolerance, problem.max_iter - done):
                 current, begun = Centroids.of(problem, made.centroids), made.pending or (0, 0)
@@ -279,16 +278,17 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
             tolerance = problem.ending.tolerance(rounds.told[0].totals) if tolerance is None else tolerance
             # One that leaves clusters empty ends here, as any other iteration does.
             whole = [made for made in rounds.told if not len(made.empty)]
-            told = None if len(whole) == len(rounds.told) else rounds.told[-1]
-            reached: Moved = rounds.value if told is None else rounds.before
+            all_whole = len(whole) == len(rounds.told)
+            reached: Moved = rounds.value if all_whole else rounds.before
             current = Centroids.of(problem, reached.centroids)
             if whole:
                 state = _state_of(problem, whole, current, tolerance, done)
                 done, stop = state.record.iteration, state.stop
                 yield state
-            if told is None:
+            if all_whole:
                 continue
             turn, renewed = _Iteration([executor.share(rounds.value)]), False
+            told: Decision = rounds.told[-1]
         else:
             turn = _iteration(problem, run, parts, current.handles, tolerance is None) if ahead is None else ahead
             decision, ahead = executor.apply(_decide, *turn.pieces), None
@@ -297,7 +297,6 @@ def iterate(problem: Problem, centroids: np.ndarray, first_iteration: int = 1) -
                 # Even if this was the last iteration: then these are the final labels.
                 ahead = _iteration(problem, run, parts, turn.pieces, False)
             told = executor.fetch(decision)
-        assert told is not None
         inertia, n_empty = display_inertia(problem, told.gain), len(told.empty)
         tolerance = problem.ending.tolerance(told.totals) if tolerance is None else tolerance
         step, settled, shift = told.step, told.settled, told.shift

@@ -713,11 +713,13 @@ class Shard:
 
     def finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Label against the final centroids and add up the inertia exactly; what was done for them already is kept."""
-        done = self._final is not None and self._found_for is not None and _same(self._found_for, centroids)
-        if not done or (keep_labels and self._found is None):
+        if self._final is None or not self._finished(centroids) or (keep_labels and self._found is None):
             self._final = self._within_memory(lambda: self._finish(centroids, frame, keep_labels))
-        assert self._final is not None
         return self._final
+
+    def _finished(self, centroids: np.ndarray) -> bool:
+        """Whether what :meth:`finish` left is of these centroids."""
+        return self._found_for is not None and _same(self._found_for, centroids)
 
     def _finish(self, centroids: np.ndarray, frame: Frame, keep_labels: bool) -> Final:
         """Finish all blocks."""
@@ -752,8 +754,7 @@ class Shard:
 
     def labels(self, centroids: np.ndarray) -> Any:
         """Labels left by :meth:`finish`, on the host, or on the device where the source is; None if of others."""
-        there = self._found_for is not None and _same(self._found_for, centroids)
-        return self._found if there else None
+        return self._found if self._finished(centroids) else None
 
 
 def step_together(shards: Sequence[Shard], centroids: np.ndarray, frame: Frame) -> Step:

@@ -358,7 +358,7 @@ class DaskPlacement(Placement):
         meeting = uuid.uuid4().hex, peers, most, executor.round_seconds, advance
         tasks = []
         for on, numbers in owned:
-            values = [] if self._values is None else [self._values[number] for number in numbers]
+            values = self._made_of(numbers)
             part = self._name, on, self._version, self._openers, list(numbers), step, merge, len(values)
             tasks.append(executor.submit(rounds.take_part, *meeting, *part, value, *values, *args, on=on))
         found: Rounds = executor.gather(tasks)[0]
@@ -386,10 +386,14 @@ class DaskPlacement(Placement):
         each: Mapping[int, tuple[Any, ...]] | None,
     ) -> Future:
         """One worker's part of a step."""
-        values = [] if self._values is None else [self._values[number] for number in numbers]
+        values = self._made_of(numbers)
         own = [] if each is None else [each[number] for number in numbers]
         given = (list(numbers), step, merge, cut, len(values), own, *values, *args)
         return self._executor.submit(worker.run, self._name, on, self._version, self._openers, *given, on=on)
+
+    def _made_of(self, numbers: Sequence[int]) -> list[Handle]:
+        """The values that some parts are made of, if they are made of any."""
+        return [] if self._values is None else [self._values[number] for number in numbers]
 
     def _tree(
         self,
