@@ -221,7 +221,6 @@ class RemoteFiles(Files):
                 return False
             except OSError:
                 # Services word a failed condition, or a lost race, in many ways; what counts is whether it is there.
-                self._fs.invalidate_cache()
                 if not self._fs.exists(target):
                     raise
                 return False
@@ -234,13 +233,11 @@ class RemoteFiles(Files):
 
     def size_bytes(self, path: str) -> int:
         with _explained(f"cannot read {self.root}/{path}"):
-            self._fs.invalidate_cache()
             return int(self._fs.info(f"{self._path}/{path}")["size"])
 
     def names(self, path: str) -> list[str]:
         folder = f"{self._path}/{path}".rstrip("/")
         with _explained(f"cannot list {self.root}/{path}"):
-            self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(folder, detail=False)
             except FileNotFoundError:
@@ -283,7 +280,7 @@ def open_files(location: str | os.PathLike[str], storage_options: Mapping[str, A
     root = redact_uri(location).rstrip("/")
     with _explained(f"cannot open {root}"):
         # File systems are shared by all threads, and one's old listing would hide what another has just written.
-        options = {"use_listings_cache": False, **(storage_options or {})}
+        options = {**(storage_options or {}), "use_listings_cache": False}
         file_system, path = fsspec.core.url_to_fs(location, **options)
     if isinstance(file_system, LocalFileSystem):
         return LocalFiles(path)
