@@ -53,7 +53,7 @@ class Stages:
         self.inside = False
 
     def __call__(self, loop: Any) -> dict[str, float]:
-        device, screen = loop._device, loop._cascade._screen
+        device, screen = loop._device, loop._rungs.now.screen
         history = device.empty((self.iterations + 3, 5), np.float64)
         loop._iterate(-1.0, history)
         per: dict[str, list[float]] = {}

@@ -73,15 +73,23 @@ def look_at(
         for number, (start, stop) in enumerate(zip(cuts, [*cuts[1:], n_rows], strict=True))
     ]
     placed = executor.place(shards)
-    reference = _reference(placed, rows)
-    look: Look = executor.map_reduce(placed, _look, Look.merge, reference, spread)
-    return _problem(placed, executor, selection, look, reference, n_clusters, max_iter, tol, metric, rows)
+    look = _look_at_all(placed, executor, spread)
+    return _problem(placed, executor, selection, look, n_clusters, max_iter, tol, metric, rows)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A point near the data, the same on any sharding, and how many rows it was found in the midst of."""
+
+    point: np.ndarray
+    n_rows: int
 
 
 @dataclass(frozen=True)
 class Look:
     """The first look at some shards: what they tell together, and the kept rows of each by its number."""
 
+    reference: Reference
     scan: Scan
     sizes: dict[int, int]
     digests: dict[int, str]
@@ -89,15 +97,48 @@ class Look:
 
     def merge(self, other: Look) -> Look:
         """Both parts together."""
-        digests = self.digests | other.digests
-        return Look(self.scan.merge(other.scan), self.sizes | other.sizes, digests, self.backends | other.backends)
+        return Look(
+            self.reference,
+            self.scan.merge(other.scan),
+            self.sizes | other.sizes,
+            self.digests | other.digests,
+            self.backends | other.backends,
+        )
 
 
-def _look(shard: Shard, reference: np.ndarray, spread: bool) -> Look:
+_HEAD_ROWS = 1024
+
+
+def _look_at_all(placed: Placement, executor: Executor, spread: bool) -> Look:
+    """Look at every row, and at the first ones before."""
+    first = 1
+    while True:
+        reference = placed.reduce(_head, operator.or_, first, last=_midst)[0]
+        look: Look = executor.map_reduce(placed, _look, Look.merge, reference, spread)
+        if look.reference.n_rows == _HEAD_ROWS or first >= len(placed):
+            return look
+        # So few rows in the first shards are rare, and the answer is not waited for where it is not needed.
+        first *= 8
+
+
+def _head(shard: Shard, first: int) -> dict[int, np.ndarray]:
+    """The first rows of one of the first shards; others are opened, and no more."""
+    return {shard.number: shard.head(_HEAD_ROWS)} if shard.number < first else {}
+
+
+def _midst(heads: dict[int, np.ndarray]) -> Reference:
+    """The median of the first 1,024 kept rows, in their dtype."""
+    head = np.concatenate([heads[number] for number in sorted(heads)])[:_HEAD_ROWS]
+    if not len(head) or not np.isfinite(head).all():
+        return Reference(np.zeros(head.shape[1], head.dtype), len(head))
+    return Reference(np.median(head.astype(np.float64), axis=0).astype(head.dtype), len(head))
+
+
+def _look(shard: Shard, reference: Reference, spread: bool) -> Look:
     """Look at one shard."""
-    scan = shard.scan(reference, spread=spread)
+    scan = shard.scan(reference.point, spread=spread)
     digests = {} if shard.digest is None else {shard.number: shard.digest()}
-    return Look(scan, {shard.number: shard.n_samples}, digests, frozenset([shard.backend.name]))
+    return Look(reference, scan, {shard.number: shard.n_samples}, digests, frozenset([shard.backend.name]))
 
 
 def place_there(
@@ -138,12 +179,9 @@ def look_there(
     """As :func:`look_at`, where rows are worked on elsewhere."""
     placed = place_there(rows, executor, choice, metric, batch_rows, n_shards=n_shards)
     try:
-        # All of them, while the first one's head is waited for.
-        placed.open_ahead()
-        reference = _reference(placed, rows)
-        look: Look = executor.map_reduce(placed, _look, Look.merge, reference, True)
+        look = _look_at_all(placed, executor, True)
         placed.reopen([replace(part, known=look.digests[part.number]) for part in placed.openers])
-        return _problem(placed, executor, choice, look, reference, n_clusters, max_iter, tol, metric, rows)
+        return _problem(placed, executor, choice, look, n_clusters, max_iter, tol, metric, rows)
     except BaseException:
         placed.close()
         raise
@@ -154,7 +192,6 @@ def _problem(
     executor: Executor,
     backend: Opener,
     look: Look,
-    reference: np.ndarray,
     n_clusters: int,
     max_iter: int,
     tol: float,
@@ -175,7 +212,7 @@ def _problem(
     fixed = Fixed(
         grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
         frame=_frame(scan, rows.dtype),
-        reference=reference,
+        reference=look.reference.point,
         dtype=rows.dtype,
         spherical=metric == "cosine",
     )
@@ -192,23 +229,6 @@ def _problem(
         names=rows.names,
         backends=tuple(sorted(look.backends)),
     )
-
-
-_HEAD_ROWS = 1024
-
-
-def _reference(placed: Placement, rows: Source | Blocks) -> np.ndarray:
-    """A point near the data, the same on any sharding: the median of the first 1,024 kept rows, in the dtype."""
-    parts, found = [np.empty((0, rows.n_features), rows.dtype)], 0
-    for number in range(len(placed)):
-        parts += placed.map(Shard.head, each={number: (_HEAD_ROWS - found,)})
-        found += len(parts[-1])
-        if found == _HEAD_ROWS:
-            break
-    head = np.concatenate(parts)
-    if not len(head) or not np.isfinite(head).all():
-        return np.zeros(rows.n_features, rows.dtype)
-    return np.median(head.astype(np.float64), axis=0).astype(rows.dtype)
 
 
 def _frame(scan: Scan, dtype: np.dtype) -> Frame:

@@ -46,6 +46,8 @@ class Packed:
 
     Attributes
     ----------
+    screen : Screen
+        What they are packed for.
     centroids : array of shape (k, d)
         As they are, in the order they came in.
     order : array of int32 of shape (k,)
@@ -59,6 +61,7 @@ class Packed:
     errors : tuple of float
     """
 
+    screen: Screen
     centroids: Any
     order: Any
     rounded: Rounded
@@ -147,27 +150,28 @@ class Cascade:
 
     Attributes
     ----------
+    screen : Screen
     tally : array of uint64 of shape (2,)
         As of :class:`Lists`, of all labels but those of :meth:`assign_two`.
     """
 
     def __init__(self, device: Device, screen: Screen, certify: bool = True, tally: Any = None) -> None:
-        self._device, self._screen, self.certify = device, screen, certify
+        self._device, self.screen, self.certify = device, screen, certify
         self.tally = device.zeros(2, np.uint64) if tally is None else tally
 
     @property
     def copies_rows(self) -> bool:
         """As of its screen."""
-        return self._screen.copies_rows
+        return self.screen.copies_rows
 
     @property
     def by_matrix(self) -> bool:
         """Whether matrix units may screen."""
-        return self._screen.mode.name != PLAIN.name
+        return self.screen.mode.name != PLAIN.name
 
     def pack(self, centroids: np.ndarray, frame: Frame, order: np.ndarray | None = None) -> Packed:
         """Pack centroids (k, d), in the dtype of the rows, in an ``order`` (k,) int32 or by their norms."""
-        device, screen, (k, d) = self._device, self._screen, centroids.shape
+        device, screen, (k, d) = self._device, self.screen, centroids.shape
         exponent = exponent_of(frame.radius)
         if order is None:
             centred = (centroids - frame.center.astype(centroids.dtype)).astype(np.float64)
@@ -176,6 +180,7 @@ class Cascade:
         tiles = -(-k // tile)
         half_norms, largest, residual = (device.empty(m, np.float32) for m in (k, tiles, tiles))
         packed = Packed(
+            screen,
             device.place(np.ascontiguousarray(centroids)),
             device.place(order),
             self._room(k, d, True),
@@ -195,19 +200,19 @@ class Cascade:
         self._round(packed.centroids, packed, packed.rounded, packed.order, packed.half_norms)
         self._device.launch(
             "round.tile_bounds", row, self._device.blocks(-(-len(packed.largest) // _THREADS)), _THREADS,
-            packed.rounded.norms, packed.rounded.residuals, packed.largest, packed.residual, k, self._screen.tile(d)[0],
+            packed.rounded.norms, packed.rounded.residuals, packed.largest, packed.residual, k, self.screen.tile(d)[0],
         )  # fmt: skip
 
     def round(self, x: Any, packed: Packed) -> Rounded:
         """What the screen takes of rows x (n, d)."""
         n, d = x.shape
-        rounded = self._room(n, d, self._screen.copies_rows)
+        rounded = self._room(n, d, self.screen.copies_rows)
         self._round(x, packed, rounded, None, None)
         return rounded
 
     def _room(self, n: int, d: int, values: bool) -> Rounded:
         """Memory for rounded vectors."""
-        mode, device = self._screen.mode, self._device
+        mode, device = self.screen.mode, self._device
         # Halves go by their bits: not every library knows the type.
         stored = np.uint16 if mode.stored == "float16" else np.float32
         pitch = -(-d // PAD) * PAD
@@ -219,7 +224,7 @@ class Cascade:
 
     def _round(self, x: Any, packed: Packed, to: Rounded, order: Any, half_norms: Any) -> None:
         """Round vectors about the centre."""
-        (n, d), mode = x.shape, self._screen.mode
+        (n, d), mode = x.shape, self.screen.mode
         kernel = "round.round_half" if mode.stored == "float16" else "round.round_single"
         self._device.launch(
             kernel, self._device.kind(x), self._device.blocks(-(-n // (_THREADS // 32))), _THREADS, x, packed.center,
@@ -228,7 +233,7 @@ class Cascade:
 
     def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
         """Make pairs of each listed row of x (n, d) and the centroids that its threshold does not exclude."""
-        self._screen.pairs(x, rows, packed, lists)
+        self.screen.pairs(x, rows, packed, lists)
 
     def lists(self, n: int, *, two: bool = False) -> Lists:
         """Lists for calls on up to n rows."""
@@ -282,11 +287,11 @@ class Cascade:
             self._device.launch(kernel, self._device.kind(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
         if second is None and not self.certify:
-            self._screen.screen(x, *self._as_if_exact(rows, packed, lists), labels, lists, stop, False)
+            self.screen.screen(x, *self._as_if_exact(rows, packed, lists), labels, lists, stop, False)
             return
-        self._screen.screen(x, rows, packed, labels, lists, stop, second is not None)
+        self.screen.screen(x, rows, packed, labels, lists, stop, second is not None)
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
-        self._screen.pairs(x, rows, packed, lists)
+        self.screen.pairs(x, rows, packed, lists)
         launch("decide.measure", x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
         launch("decide.choose", lists.rows, *pairs, lists.distances, lists.best, lists.crowded, labels)
         if second is not None:

@@ -18,6 +18,7 @@ from gpukm.backends.gpu_memory import Shape, room
 from gpukm.backends.gpu_pool import GpuPool
 from gpukm.backends.gpu_rows import fetch as rows_on_host
 from gpukm.backends.gpu_rows import gather
+from gpukm.backends.gpu_rungs import Rungs
 from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.backends.screens import screen_of
 from gpukm.core.stats import ClusterStats, Grid
@@ -36,6 +37,7 @@ class Tracked:
     """What a resident block keeps from call to call: its rows as the screen takes them, for one frame."""
 
     frame: Frame | None = None
+    screen: Screen | None = None
     rounded: Rounded | None = None
     n: int = 0
 
@@ -58,18 +60,23 @@ class GpuBackend(Backend):
     def __init__(self, device: Device, screen: Screen, limit_bytes: int | None = None, *, certify: bool = True) -> None:
         self.name = device.library
         self.device, self._limit_bytes = device, limit_bytes
-        self._screen, self._cascade = screen, Cascade(device, screen, certify)
+        self._rungs = Rungs(device, Cascade(device, screen, certify))
 
     @property
     def certified(self) -> GpuBackend:
-        if self._cascade.certify:
+        if self.cascade.certify:
             return self
-        found = GpuBackend(self.device, self._screen, self._limit_bytes)
-        found._cascade = Cascade(self.device, self._screen, tally=self._cascade.tally)
+        found = GpuBackend(self.device, self._rungs.first.screen, self._limit_bytes)
+        found._rungs = Rungs(self.device, Cascade(self.device, self._rungs.first.screen, tally=self.cascade.tally))
         return found
 
+    @property
+    def cascade(self) -> Cascade:
+        """What labels rows at present."""
+        return self._rungs.now
+
     def rechecks(self) -> Rechecks:
-        return Rechecks(*map(int, self.device.fetch(self._cascade.tally)))
+        return Rechecks(*map(int, self.device.fetch(self.cascade.tally)))
 
     def place(self, x: np.ndarray) -> Any:
         return self._on(x)
@@ -98,7 +105,7 @@ class GpuBackend(Backend):
 
     def _shape(self, n_features: int, n_clusters: int, itemsize: int) -> Shape:
         """What memory depends on."""
-        return Shape(n_features, n_clusters, itemsize, self._cascade.copies_rows)
+        return Shape(n_features, n_clusters, itemsize, self._rungs.first.copies_rows)
 
     def _room(self) -> int:
         """Bytes that may be taken on the device."""
@@ -116,7 +123,7 @@ class GpuBackend(Backend):
         return gather(self.device, self._on(x), self._on(rows))
 
     def prepare(self, centroids: np.ndarray, frame: Frame) -> Packed:
-        return self._cascade.pack(centroids, frame)
+        return self.cascade.pack(centroids, frame)
 
     def assign(self, x: Any, prepared: Packed, labels: Any) -> int:
         return self._assign(self._on(x), prepared, labels, None)
@@ -134,8 +141,10 @@ class GpuBackend(Backend):
         before: Any = None,
     ) -> int:
         prepared, rows = self.prepare(centroids, frame), self._on(x)
-        if tracker.frame is not frame:
-            tracker.frame, tracker.rounded = frame, self._cascade.round(rows, prepared)
+        if tracker.frame is not frame or tracker.screen is not prepared.screen:
+            tracker.rounded = None  # before there is memory for others
+            tracker.frame, tracker.screen = frame, prepared.screen
+            tracker.rounded = self.cascade.round(rows, prepared)
         tracker.n = len(rows)
         return self._assign(rows, prepared, labels, tracker.rounded)
 
@@ -146,13 +155,14 @@ class GpuBackend(Backend):
         """Label rows on the device."""
         found = labels if self.device.owns(labels) else self.device.empty(len(x), np.int32)
         counters = self.device.zeros(2, np.uint64)
-        self._cascade.assign(x, prepared, found, rounded, counters=counters)
+        self._rungs.of(prepared).assign(x, prepared, found, rounded, counters=counters)
         if found is not labels:
             self.device.fetch(found, labels)
+        self._rungs.look(len(x))
         return int(self.device.fetch(counters)[1])
 
     def assign_two(self, x: Any, prepared: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._cascade.assign_two(self._on(x), prepared)
+        return self._rungs.of(prepared).assign_two(self._on(x), prepared)
 
     def cross_distances(self, x: Any, points: Any) -> np.ndarray:
         return self.device.fetch(self._cross(self._on(x), self._on(points)))
@@ -292,12 +302,13 @@ class GpuBackend(Backend):
         tolerance: float,
         most: int,
     ) -> Iterator[Made]:
-        rounded = tracker.rounded if tracker.frame is frame else None
+        at_hand = tracker.frame is frame and tracker.screen is self.cascade.screen
+        rounded = tracker.rounded if at_hand else None
         shape = self._shape(x.shape[1], len(centroids), centroids.dtype.itemsize)
         # What the fit takes already counts towards a limit.
         limit = None if self._limit_bytes is None else max(0, self._limit_bytes - shape.resident_bytes(len(x)))
         loop = Loop(
-            self.device, self._cascade, x, weight, labels, sums, rounded, centroids, frame, grid, reference,
+            self.device, self._rungs, x, weight, labels, sums, rounded, centroids, frame, grid, reference,
             room(self.device.free_bytes(), limit),
         )  # fmt: skip
         return loop.run(tolerance, most)
@@ -354,7 +365,7 @@ class GpuBackend(Backend):
             return [np.empty((0, 4)) for _ in chosen]
 
     def pool(self, x: Any, weight: Any, labels: np.ndarray, nearest: np.ndarray, frame: Frame) -> Pool:
-        return GpuPool(self.device, self._cascade, self._room, frame, self._on(x), weight, labels, nearest)
+        return GpuPool(self.device, self.cascade, self._room, frame, self._on(x), weight, labels, nearest)
 
     def _on(self, array: Any) -> Any:
         """The array on the device."""

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from gpukm.backends.base import Effort, Frame, Made
-from gpukm.backends.cascade import Cascade, Rounded
+from gpukm.backends.cascade import Rounded
 from gpukm.backends.device import Device
 from gpukm.backends.gpu_follow import Follow, Gate, bytes_of, groups_of
+from gpukm.backends.gpu_rungs import Rungs
 from gpukm.backends.gpu_sums import Adder, Sums
 from gpukm.backends.notices import say_once
 from gpukm.core.stats import Grid
@@ -30,7 +31,7 @@ class Loop:
     Parameters
     ----------
     device : Device
-    cascade : Cascade
+    rungs : Rungs
     x : array of shape (n, d)
     weight : array of float64 of shape (n,) or None
     labels : array of int32 of shape (n,)
@@ -38,7 +39,7 @@ class Loop:
     sums : Sums
         Of these labels; both are kept up to date in place.
     rounded : Rounded or None
-        The rows as the screen takes them, about the centre of ``frame``.
+        The rows as the screen of now takes them, about the centre of ``frame``.
     centroids : ndarray of shape (k, d)
     frame : Frame
     grid : Grid
@@ -50,7 +51,7 @@ class Loop:
     def __init__(
         self,
         device: Device,
-        cascade: Cascade,
+        rungs: Rungs,
         x: Any,
         weight: Any,
         labels: Any,
@@ -63,10 +64,10 @@ class Loop:
         room: int,
     ) -> None:
         k, d = centroids.shape
-        self._device, self._cascade, self._x, self._weight = device, cascade, x, weight
+        self._device, self._rungs, self._x, self._weight = device, rungs, x, weight
         self._before, self._sums, self._rounded = labels, sums, rounded
-        self._packed = cascade.pack(centroids, frame)
-        self._lists = cascade.lists(len(x))
+        self._packed = rungs.now.pack(centroids, frame)
+        self._lists = rungs.now.lists(len(x))
         self._labels = device.empty(len(x), np.int32)
         self._found = device.empty((k, d), centroids.dtype)
         self._size = 1 << max(0, (k - 1).bit_length())
@@ -76,9 +77,9 @@ class Loop:
         self._weight_unit = float(np.ldexp(1.0, -grid.weight_exponent))
         self._reference = device.place(np.ascontiguousarray(reference, np.float64))
         self._control, self._counters = device.zeros(4, np.int32), device.zeros(2, np.uint64)
-        self._frame, self._gate = frame, Gate(k, cascade.by_matrix)
+        self._frame, self._gate = frame, Gate(k, rungs.now.by_matrix)
         # When to follow is decided at looks, which come as time passes: labels must not depend on it.
-        self._has_room = cascade.certify and bytes_of(len(x), k, d) <= room
+        self._has_room = rungs.now.certify and bytes_of(len(x), k, d) <= room
         self._follow: Follow | None = None
         self._scored = 0  # as of the last look
 
@@ -107,8 +108,9 @@ class Loop:
                 yield Made(device.fetch(self._packed.centroids), lines[:, :4], settled, pending, effort)
             if stop:
                 return
+            labelled = (made - done) * len(self._x)
             done = made
-            if self._switch(float(lines[-1, 2]) / len(self._x), effort):
+            if self._climb(labelled) or self._switch(float(lines[-1, 2]) / len(self._x), effort):
                 again, unseen = None, 1
             elif again is None:
                 again = self._recorded(lambda: self._iterate(tolerance, history))
@@ -131,6 +133,17 @@ class Loop:
         before, self._scored = self._scored, self._follow.scored()
         pairs = iterations * len(self._x) * groups_of(len(self._gains))
         return Effort(frozenset(["follow" if before else "fill"]), self._scored - before, pairs)
+
+    def _climb(self, labelled: int) -> bool:
+        """Go on by another screen, if that is due after so many rows were labelled."""
+        if not self._rungs.look(labelled if self._follow is None else 0):
+            return False
+        cascade, centroids = self._rungs.now, self._device.fetch(self._packed.centroids)
+        self._rounded = None
+        self._packed = cascade.pack(centroids, self._frame)
+        self._rounded = cascade.round(self._x, self._packed)
+        self._gate = Gate(len(centroids), cascade.by_matrix)
+        return True
 
     def _switch(self, moved: float, effort: Effort | None) -> bool:
         """Begin to follow bounds or end it, if that is due where the last iteration ``moved`` so much of the rows."""
@@ -155,8 +168,9 @@ class Loop:
         device, sums, (k, d) = self._device, self._sums, self._packed.centroids.shape
         row = device.kind(self._x)
         if self._follow is None:
-            self._cascade.repack(self._packed)
-            self._cascade.assign(
+            cascade = self._rungs.now
+            cascade.repack(self._packed)
+            cascade.assign(
                 self._x, self._packed, self._labels, self._rounded, self._lists, self._counters, self._control
             )
         else:

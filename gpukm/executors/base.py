@@ -77,9 +77,6 @@ class Placement(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    def open_ahead(self) -> None:  # noqa: B027 - most open parts at once
-        """Begin to open all parts that are not open yet, and do not wait for it; what is wrong is told later."""
-
     @abstractmethod
     def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
         """Results of ``step(part, *args)`` for every part, in order.

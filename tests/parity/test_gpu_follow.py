@@ -6,6 +6,7 @@ from gpukm_kernels.screening import mode
 
 from gpukm.backends import gpu_follow
 from gpukm.backends.cascade import Cascade
+from gpukm.backends.gpu_rungs import Rungs
 from gpukm.backends.matrix_screen import MatrixScreen
 from gpukm.functional import fit_iter, kmeans
 from tests.emulated import as_cupy  # noqa: F401
@@ -111,7 +112,7 @@ def test_bounds_that_do_not_pay_are_given_up(monkeypatch, always):
 def test_beside_matrix_units(monkeypatch, always, as_cupy):  # noqa: F811
     monkeypatch.setattr(gpu_follow, "MATRIX_SHARE", 2.0)
     device = as_cupy.device
-    as_cupy._cascade = Cascade(device, MatrixScreen(device, mode("fp16", device.capability)))
+    as_cupy._rungs = Rungs(device, Cascade(device, MatrixScreen(device, mode("fp16", device.capability))))
     x, start = (v.astype(np.float32) for v in HARD["clusters"])
     assert bits(fit(x, start, "cupy", max_iter=6)) == bits(fit(x, start, "numpy", max_iter=6))
     assert device.launched["matrix.screen"] > 1 and device.launched["follow.score"] > 1

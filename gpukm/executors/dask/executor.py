@@ -300,16 +300,10 @@ class DaskPlacement(Placement):
         self._openers = executor.share(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}
-        # Let go of with the first look: where a worker is lost Dask would open its parts elsewhere, asked for or not.
-        self._opening: list[Future] = []
         self._failed: list[str] = []  # who took part in rounds that came to nothing
 
     def __len__(self) -> int:
         return self._n
-
-    def open_ahead(self) -> None:
-        owned = self._owned(range(self._n))
-        self._opening = [self._task(on, numbers, worker.nothing, None, None, (), None) for on, numbers in owned]
 
     def map(self, step: Callable[..., Any], *args: Any, each: Mapping[int, tuple[Any, ...]] | None = None) -> list[Any]:
         wanted = range(self._n) if each is None else sorted(each)
@@ -367,10 +361,9 @@ class DaskPlacement(Placement):
 
     def reopen(self, parts: Sequence[Reopener]) -> None:
         self.openers, self._version = list(parts), self._version + 1
-        self._openers, self._opening = self._executor.share(self.openers), []
+        self._openers = self._executor.share(self.openers)
 
     def close(self) -> None:
-        self._opening = []
         self._executor.everywhere(worker.forget, self._name)
         with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             self._executor.note(self._name, self._n)

@@ -126,10 +126,6 @@ def merge_last(merge: Callable[[Any, Any], Any], last: Callable[..., Any], n_val
     return last(reduce(merge, given[:n_values]), *given[n_values:])
 
 
-def nothing(part: Any) -> None:
-    """A step for which parts are opened, and no more."""
-
-
 def piece(values: Sequence[Any], number: int) -> Any:
     """One of several values."""
     return values[number]
