@@ -233,7 +233,8 @@ def _problem(
 
 def _frame(scan: Scan, dtype: np.dtype) -> Frame:
     """Origin for screening: the median of a sample, and how far data reaches from it."""
-    center = np.median(scan.sample, axis=0).astype(dtype).astype(np.float64)
+    rows = scan.sample[:: max(1, len(scan.sample) // _HEAD_ROWS)]  # of many shards there are more than it takes
+    center = np.median(rows, axis=0).astype(dtype).astype(np.float64)
     return Frame(center, float(np.maximum(scan.maximum - center, center - scan.minimum).max()))
 
 

@@ -98,9 +98,10 @@ def open_cluster(
     wait = WAIT_SECONDS if wait_seconds is None else wait_seconds
     with ExitStack() as stack:
         if kind == "local":
-            client = _client(stack, _local(stack, int(rest) if rest else None, threads, memory_limit, tls, watched))
+            started = _local(stack, int(rest) if rest else None, threads, memory_limit, tls, watched)
+            client = _client(stack, started, near=True)
         elif kind == "cuda":
-            client = _client(stack, _cuda(stack, rest or None, threads, memory_limit, tls, watched))
+            client = _client(stack, _cuda(stack, rest or None, threads, memory_limit, tls, watched), near=True)
         elif kind == "slurm":
             profile = read_profile(rest, SlurmProfile)
             wait = profile.wait_seconds if wait_seconds is None else wait
@@ -236,8 +237,8 @@ def _started(
     return stack.enter_context(cluster)
 
 
-def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
-    """A client of an address or a cluster, closed with the stack."""
+def _client(stack: ExitStack, target: Any, tls: Tls | None = None, near: bool = False) -> Client:
+    """A client of an address or a cluster, closed with the stack; ``near`` if its workers are on this machine."""
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
@@ -250,7 +251,10 @@ def _client(stack: ExitStack, target: Any, tls: Tls | None = None) -> Client:
         # What differs in a way that matters is found by the preflight, with the workers' names.
         filterwarnings("ignore", category=VersionMismatchWarning)
         try:
-            client = Client(target, security=checked, set_as_default=False, name="gpukm")
+            # From workers on this machine values need not come by way of the scheduler.
+            client = Client(
+                target, security=checked, set_as_default=False, name="gpukm", direct_to_workers=near or None
+            )
         except (OSError, ValueError, RuntimeError) as error:
             where = target if isinstance(target, str) else "the cluster that was started"
             raise ExecutorError(f"{where} takes no client: {in_a_line(error)}") from error

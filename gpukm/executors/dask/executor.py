@@ -13,6 +13,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import dask
@@ -23,6 +25,7 @@ from distributed.client import ClosedClientError
 from gpukm.errors import ExecutorError
 from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener, Rounds
 from gpukm.executors.dask import rounds, worker
+from gpukm.executors.dask.handles import Merged, Shared, futures_of, value_of
 
 #: Values merged by one task.
 FAN_IN = 8
@@ -79,12 +82,11 @@ class DaskExecutor(Executor):
         self._memory: dict[str, int | None] = {}
         self._looked = float("-inf")
         self._full = 0
-        self._n_tasks = self._reopened = self._retried = self._lost_workers = self._joined = 0
-        self._sent_before: int | None = None
+        self._n_tasks = self._reopened = self._retried = self._lost_workers = self._joined = self._moved_bytes = 0
+        self._met = False
 
     def work(self) -> dict[str, int]:
-        """What the work took so far: counts, of what has been closed; and bytes, of workers that are there still."""
-        sent = self._sent()
+        """What the work took so far, of what has been closed: counts, and bytes, of workers that were there still."""
         return {
             "workers": len(self._workers),
             "workers_lost": self._lost_workers,
@@ -92,20 +94,17 @@ class DaskExecutor(Executor):
             "tasks": self._n_tasks,
             "tasks_retried": self._retried,
             "parts_reopened": self._reopened,
-            "bytes_moved": max(0, sent - (self._sent_before or 0)),
+            "bytes_moved": self._moved_bytes,
         }
 
-    def note(self, placement: str, n_parts: int) -> None:
-        """Count what happened to the parts of a placement."""
+    def forget(self, placement: str, n_parts: int) -> None:
+        """Have workers close the parts of a placement, and count what happened to them."""
+        self._moved_bytes += sum(self.everywhere(worker.forget, placement).values())
         if self.client.status != "running":
             return
         told = [event for _, event in self.client.get_events(worker.TOPIC) if event.get("placement") == placement]
         self._retried += sum("retried" in event for event in told)
         self._reopened += max(0, sum("opened" in event for event in told) - n_parts)
-
-    def _sent(self) -> int:
-        """Bytes that workers have given to each other."""
-        return sum(self.everywhere(worker.sent_bytes).values())
 
     def everywhere(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         """What a function returns on each worker; nothing where one does not answer, which is no reason to wait."""
@@ -125,10 +124,14 @@ class DaskExecutor(Executor):
         if values is not None and all(is_dask_collection(value) for value in values):
             values = self.client.compute(list(values), optimize_graph=True)
         elif values is not None:
-            values = [value if isinstance(value, Future) else self.share(value) for value in values]
+            values = [value if isinstance(value, Future) else self.put(value) for value in values]
         return DaskPlacement(self, parts, values)
 
-    def share(self, value: Any) -> Future:
+    def share(self, value: Any) -> Shared:
+        return Shared(value, self.put)
+
+    def put(self, value: Any) -> Future:
+        """A value on some worker."""
         return self.submit(worker.same, value)
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Future:
@@ -150,6 +153,8 @@ class DaskExecutor(Executor):
     def submit(self, function: Callable[..., Any], *args: Any, on: str | None = None) -> Future:
         """Start a task; ``on`` names the worker that should take it, unless it is lost."""
         name = getattr(function, "__name__", "call")
+        width = max(1, len(self._workers))
+        args = tuple(arg.given(width) if isinstance(arg, Shared | Merged) else arg for arg in args)
         self._n_tasks += 1
         # Where a task asks for resources, "other workers" would be any at all for Dask: see _free.
         more: dict[str, Any] = {"workers": [on], "allow_other_workers": not self.resources} if on else {}
@@ -161,7 +166,7 @@ class DaskExecutor(Executor):
             except ClosedClientError as error:
                 raise self._lost(error) from error
 
-    def gather(self, futures: Sequence[Future]) -> list[Any]:
+    def gather(self, handles: Sequence[Handle]) -> list[Any]:
         """Wait for values, and bring them here.
 
         Raises
@@ -170,9 +175,10 @@ class DaskExecutor(Executor):
             The scheduler or all workers are lost, or workers died of the same task again and again.
         """
         try:
+            futures = [future for handle in handles for future in futures_of(handle)]
             self._wait(futures)
-            found: list[Any] = self.client.gather(list(futures))
-            return found
+            values = iter(self.client.gather(futures) if futures else ())
+            return [value_of(handle, list(islice(values, len(futures_of(handle))))) for handle in handles]
         except KilledWorker as error:
             raise ExecutorError(
                 f"workers died again and again of the same task ({_first_line(error)}); they may lack memory: give "
@@ -199,10 +205,9 @@ class DaskExecutor(Executor):
         while True:
             before, self._workers = self._workers, self._look()
             self._lost_workers += len(before.keys() - self._workers.keys())
-            self._joined += len(self._workers.keys() - before.keys()) if self._sent_before is not None else 0
+            self._joined += len(self._workers.keys() - before.keys()) if self._met else 0
             if self._workers:
-                if self._sent_before is None:
-                    self._sent_before = self._sent()
+                self._met = True
                 self._looked = time.monotonic()
                 return self._workers
             if time.monotonic() - began > self.patience_seconds:
@@ -297,7 +302,9 @@ class DaskPlacement(Placement):
     def __init__(self, executor: DaskExecutor, parts: Sequence[Opener], values: Sequence[Handle] | None) -> None:
         self._executor, self.openers, self._n = executor, list(parts), len(parts)
         self._name, self._version = uuid.uuid4().hex, 0
-        self._openers = executor.share(self.openers)
+        # On a worker, however small: where all are lost, Dask has new ones do tasks that were meant for old ones only once
+        # something is made again that these depend on.
+        self._openers = executor.put(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}
         self._failed: list[str] = []  # who took part in rounds that came to nothing
@@ -323,7 +330,7 @@ class DaskPlacement(Placement):
         pieces: int = 1,
         last: Callable[..., Any] | None = None,
         more: Sequence[Any] = (),
-    ) -> list[Future]:
+    ) -> list[Handle]:
         executor, cut = self._executor, cut if pieces > 1 else None
         tasks = [self._task(on, numbers, step, merge, cut, args, None) for on, numbers in self._owned(range(self._n))]
         if cut is None:
@@ -338,7 +345,7 @@ class DaskPlacement(Placement):
         step: Callable[..., Any],
         merge: Callable[[Any, Any], Any],
         advance: Callable[[Any, Any, list[Any]], tuple[Any, Any, bool]],
-        value: Future,
+        value: Handle,
         *args: Any,
         most: int,
         size_bytes: int,
@@ -361,12 +368,11 @@ class DaskPlacement(Placement):
 
     def reopen(self, parts: Sequence[Reopener]) -> None:
         self.openers, self._version = list(parts), self._version + 1
-        self._openers = self._executor.share(self.openers)
+        self._openers = self._executor.put(self.openers)
 
     def close(self) -> None:
-        self._executor.everywhere(worker.forget, self._name)
         with suppress(OSError, RuntimeError, TimeoutError, ValueError):
-            self._executor.note(self._name, self._n)
+            self._executor.forget(self._name, self._n)
 
     def _task(
         self,
@@ -394,16 +400,16 @@ class DaskPlacement(Placement):
         tasks: list[Future],
         last: Callable[..., Any] | None = None,
         more: Sequence[Any] = (),
-    ) -> Future:
+    ) -> Handle:
         """Merge the values of tasks, a few at a time, and have the last task go on."""
         executor = self._executor
-        while len(tasks) > (1 if last is None else FAN_IN):
+        while len(tasks) > FAN_IN:
             groups = [tasks[i : i + FAN_IN] for i in range(0, len(tasks), FAN_IN)]
             tasks = [
                 executor.submit(worker.merge_all, merge, *group) if len(group) > 1 else group[0] for group in groups
             ]
         if last is None:
-            return tasks[0]
+            return tasks[0] if len(tasks) == 1 else Merged(tasks, merge, partial(executor.submit, worker.merge_all))
         return executor.submit(worker.merge_last, merge, last, len(tasks), *tasks, *more)
 
     def _owned(self, wanted: Sequence[int]) -> list[tuple[str, list[int]]]:

@@ -28,6 +28,7 @@ class _Open:
     def __init__(self) -> None:
         self.parts: dict[int, tuple[int, Any]] = {}  # by number, with the version of the openers they were made by
         self.used = time.monotonic()
+        self.sent_before = _sent_bytes(get_worker())
         # A worker may run two tasks at once, and may be given a lost one's parts while it works on its own.
         self.lock = threading.RLock()
 
@@ -136,11 +137,12 @@ def same(value: Any) -> Any:
     return value
 
 
-def forget(placement: str) -> None:
-    """Close all parts of a placement that are open here."""
+def forget(placement: str, dask_worker: Any) -> int:
+    """Close all parts of a placement that are open here; bytes that were given to other workers while they were."""
     with _LOCK:
-        _PLACEMENTS.pop(placement, None)
+        held = _PLACEMENTS.pop(placement, None)
         _CLOSED.append(placement)
+    return 0 if held is None else _sent_bytes(dask_worker) - held.sent_before
 
 
 def is_closed(placement: str) -> bool:
@@ -166,7 +168,7 @@ def told(placement: str, what: str, number: int) -> None:
     get_worker().log_event(TOPIC, {"placement": placement, what: number})
 
 
-def sent_bytes(dask_worker: Any) -> int:
+def _sent_bytes(dask_worker: Any) -> int:
     """Bytes of values that a worker has given to others so far."""
     totals = getattr(dask_worker, "digests_total", {})
     return int(totals.get(("get-data", "memory-read", "bytes"), 0))
