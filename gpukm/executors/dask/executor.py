@@ -21,6 +21,7 @@ import dask
 from dask.base import is_dask_collection
 from distributed import CancelledError, Client, Future, KilledWorker, wait
 from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
 
 from gpukm.errors import ExecutorError
 from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener, Rounds
@@ -187,7 +188,8 @@ class DaskExecutor(Executor):
         except CancelledError as error:
             raise self._lost(error) from error
         except OSError as error:
-            if self.client.status not in ("running", "connecting"):
+            # Of a task too, which is told as it is; a client may take a moment to see that its connection broke.
+            if isinstance(error, CommClosedError) or self.client.status not in ("running", "connecting"):
                 raise self._lost(error) from error
             raise
 
@@ -283,7 +285,7 @@ class DaskExecutor(Executor):
 
     def _lost(self, error: BaseException) -> ExecutorError:
         """What is said when nothing comes back any more."""
-        broke = isinstance(error, (CancelledError, ClosedClientError))
+        broke = isinstance(error, (CancelledError, ClosedClientError, CommClosedError))
         reason = "the connection broke, or it was started anew" if broke else _first_line(error)
         return ExecutorError(
             f"the scheduler at {self._address()} was lost ({reason}); start it again, and train with "
@@ -302,8 +304,8 @@ class DaskPlacement(Placement):
     def __init__(self, executor: DaskExecutor, parts: Sequence[Opener], values: Sequence[Handle] | None) -> None:
         self._executor, self.openers, self._n = executor, list(parts), len(parts)
         self._name, self._version = uuid.uuid4().hex, 0
-        # On a worker, however small: where all are lost, Dask has new ones do tasks that were meant for old ones only once
-        # something is made again that these depend on.
+        # On a worker, however small: where all are lost, Dask has new ones do what old ones were meant for only after
+        # something that it depends on has been made again.
         self._openers = executor.put(self.openers)
         self._values = None if values is None else list(values)
         self._owners: dict[int, str] = {}

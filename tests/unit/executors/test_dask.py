@@ -285,6 +285,49 @@ def test_a_file_that_changed_is_an_error_where_it_is_read_again(path: str, clien
             next(fit)
 
 
+def test_a_connection_that_has_just_broken_is_a_scheduler_that_is_lost(
+    client: distributed.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client takes a moment to see it itself."""
+
+    def broken(futures: Any) -> None:
+        raise distributed.comm.CommClosedError("in <TCP (closed) ConnectionPool.gather>: Stream is closed")
+
+    executor = DaskExecutor(client)
+    made = executor.apply(int, 3)
+    assert executor.fetch(made) == 3
+    monkeypatch.setattr(client, "gather", broken)
+    with pytest.raises(ExecutorError, match=r"^the scheduler at tcp://.* was lost \(the connection broke.*--resume"):
+        executor.fetch(made)
+
+
+def test_small_values_go_along_and_large_ones_are_shared(client: distributed.Client) -> None:
+    executor = DaskExecutor(client)
+    executor.workers()
+    small, large, odd = (executor.share(v) for v in (np.arange(10), np.zeros(1 << 16), lambda: 3))
+    assert executor.work()["tasks"] == 0
+    assert executor.gather([small, odd])[1]() == 3 and executor.fetch(large) is large.value
+    assert executor.fetch(executor.apply(np.sum, small)) == 45 and executor.work()["tasks"] == 1
+    assert executor.fetch(executor.apply(np.sum, large)) == 0 and executor.work()["tasks"] == 3
+    assert executor.fetch(executor.apply(np.max, large)) == 0 and executor.work()["tasks"] == 4
+    assert executor.fetch(executor.apply(_called, odd)) == 3 and executor.work()["tasks"] == 6
+
+
+def _called(function: Any) -> Any:
+    return function()
+
+
+def test_results_are_merged_here_or_where_they_are_needed(client: distributed.Client) -> None:
+    executor = DaskExecutor(client)
+    placed = executor.place([Plus(i) for i in range(10)])
+    merged = placed.reduce(add, add, 0)[0]
+    assert executor.fetch(merged) == 45
+    before = executor.work()["tasks"]
+    assert executor.fetch(executor.apply(add, merged, 4)) == 49
+    assert executor.work()["tasks"] == before + 2
+    placed.close()
+
+
 def test_a_cluster_without_workers_is_an_error(client: distributed.Client) -> None:
     nobody = DaskExecutor(client, {"GPU": 1}, patience_seconds=0.3)
     with pytest.raises(ExecutorError, match="no worker that offers GPU=1 for 0 s; start some"):
