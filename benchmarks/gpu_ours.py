@@ -59,7 +59,7 @@ class Gpukm(Peer):
         """The same with labels as the screen finds them."""
         from gpukm.backends.gpu import GpuBackend
 
-        return Gpukm(GpuBackend(self.backend.device, self.cascade.screen, certify=False), self.library, how)
+        return Gpukm(GpuBackend(self.backend.device, self.backend.screen, certify=False), self.library, how)
 
     def rows(self, x: Any) -> Any:
         """The rows as the backend's library holds them, over the same memory where it can be shared."""

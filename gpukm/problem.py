@@ -114,11 +114,17 @@ def _look_at_all(placed: Placement, executor: Executor, spread: bool) -> Look:
     first = 1
     while True:
         reference = placed.reduce(_head, operator.or_, first, last=_midst)[0]
-        look: Look = executor.map_reduce(placed, _look, Look.merge, reference, spread)
-        if look.reference.n_rows == _HEAD_ROWS or first >= len(placed):
+        all_heads = first >= len(placed)
+        look: Look | None = executor.map_reduce(placed, _look, _both, reference, spread, all_heads)
+        if look is not None:
             return look
-        # So few rows in the first shards are rare, and the answer is not waited for where it is not needed.
+        # Where the first shards have few rows. Whether they have is not asked before, which would take as long again.
         first *= 8
+
+
+def _both(a: Look | None, b: Look | None) -> Look | None:
+    """Two looks together; all shards have the same reference, so it is either both or none."""
+    return None if a is None or b is None else a.merge(b)
 
 
 def _head(shard: Shard, first: int) -> dict[int, np.ndarray]:
@@ -134,8 +140,10 @@ def _midst(heads: dict[int, np.ndarray]) -> Reference:
     return Reference(np.median(head.astype(np.float64), axis=0).astype(head.dtype), len(head))
 
 
-def _look(shard: Shard, reference: Reference, spread: bool) -> Look:
-    """Look at one shard."""
+def _look(shard: Shard, reference: Reference, spread: bool, all_heads: bool) -> Look | None:
+    """Look at one shard; None if the reference lacks rows that there may be in other shards."""
+    if reference.n_rows < _HEAD_ROWS and not all_heads:
+        return None
     scan = shard.scan(reference.point, spread=spread)
     digests = {} if shard.digest is None else {shard.number: shard.digest()}
     return Look(reference, scan, {shard.number: shard.n_samples}, digests, frozenset([shard.backend.name]))

@@ -28,7 +28,7 @@ def as_cupy(monkeypatch: pytest.MonkeyPatch) -> GpuBackend:
     def made(name: str, *rest: object) -> object:
         if name != "cupy":
             return make(name, *rest)
-        return backend if rest[-1] == "exact" else GpuBackend(backend.device, backend.cascade.screen, certify=False)
+        return backend if rest[-1] == "exact" else GpuBackend(backend.device, backend.screen, certify=False)
 
     # At the end, so that nothing takes it by itself.
     monkeypatch.setattr(module, "probe", lambda: [*(p for p in probe() if p[0] != "cupy"), ("cupy", True, "emulated")])

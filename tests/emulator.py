@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -222,6 +223,7 @@ class Emulated(Device):
 
     library = "emulator"
     name = "emulated:0"
+    _replaying = False
     model = "emulated"
 
     def __init__(
@@ -271,10 +273,21 @@ class Emulated(Device):
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
         shape = tuple(shape) if isinstance(shape, tuple | list) else (operator.index(shape),)
+        assert not self._replaying, "what is recorded takes memory that nothing keeps for it"
         memory = Memory(self, math.prod(shape) * dtype.itemsize)
         made = np.ndarray.__new__(Array, shape, dtype, memory.raw.data, memory.offset)
         made.memory = memory
         return made
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            self._replaying = True
+            try:
+                work()
+            finally:
+                self._replaying = False
+
+        return replay
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         made = self.empty(shape, dtype)

@@ -37,6 +37,12 @@ class Frame:
     center: np.ndarray
     radius: float
 
+    def same(self, other: Frame | None) -> bool:
+        """Whether it is this frame, which a cluster may have sent twice."""
+        if other is None or self is other:
+            return other is not None
+        return self.radius == other.radius and np.array_equal(self.center, other.center)
+
 
 @dataclass(frozen=True)
 class Effort:

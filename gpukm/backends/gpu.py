@@ -66,14 +66,19 @@ class GpuBackend(Backend):
     def certified(self) -> GpuBackend:
         if self.cascade.certify:
             return self
-        found = GpuBackend(self.device, self._rungs.first.screen, self._limit_bytes)
-        found._rungs = Rungs(self.device, Cascade(self.device, self._rungs.first.screen, tally=self.cascade.tally))
+        found = GpuBackend(self.device, self.screen, self._limit_bytes)
+        found._rungs = Rungs(self.device, Cascade(self.device, self.screen, tally=self.cascade.tally))
         return found
 
     @property
     def cascade(self) -> Cascade:
         """What labels rows at present."""
         return self._rungs.now
+
+    @property
+    def screen(self) -> Screen:
+        """The one it was given."""
+        return self._rungs.first.screen
 
     def rechecks(self) -> Rechecks:
         return Rechecks(*map(int, self.device.fetch(self.cascade.tally)))
@@ -123,6 +128,7 @@ class GpuBackend(Backend):
         return gather(self.device, self._on(x), self._on(rows))
 
     def prepare(self, centroids: np.ndarray, frame: Frame) -> Packed:
+        self._rungs.of_data(frame)
         return self.cascade.pack(centroids, frame)
 
     def assign(self, x: Any, prepared: Packed, labels: Any) -> int:
@@ -141,10 +147,10 @@ class GpuBackend(Backend):
         before: Any = None,
     ) -> int:
         prepared, rows = self.prepare(centroids, frame), self._on(x)
-        if tracker.frame is not frame or tracker.screen is not prepared.screen:
+        if not frame.same(tracker.frame) or tracker.screen is not prepared.screen:
             tracker.rounded = None  # before there is memory for others
             tracker.frame, tracker.screen = frame, prepared.screen
-            tracker.rounded = self.cascade.round(rows, prepared)
+            tracker.rounded = self._rungs.of(prepared).round(rows, prepared)
         tracker.n = len(rows)
         return self._assign(rows, prepared, labels, tracker.rounded)
 
@@ -158,7 +164,8 @@ class GpuBackend(Backend):
         self._rungs.of(prepared).assign(x, prepared, found, rounded, counters=counters)
         if found is not labels:
             self.device.fetch(found, labels)
-        self._rungs.look(len(x))
+        # Of a stream some blocks may be labelled by what was packed before a change.
+        self._rungs.look(len(x) if self._rungs.of(prepared) is self.cascade else 0)
         return int(self.device.fetch(counters)[1])
 
     def assign_two(self, x: Any, prepared: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -302,13 +309,13 @@ class GpuBackend(Backend):
         tolerance: float,
         most: int,
     ) -> Iterator[Made]:
-        at_hand = tracker.frame is frame and tracker.screen is self.cascade.screen
-        rounded = tracker.rounded if at_hand else None
+        if not frame.same(tracker.frame) or tracker.screen is not self.cascade.screen:
+            tracker.frame = tracker.screen = tracker.rounded = None
         shape = self._shape(x.shape[1], len(centroids), centroids.dtype.itemsize)
         # What the fit takes already counts towards a limit.
         limit = None if self._limit_bytes is None else max(0, self._limit_bytes - shape.resident_bytes(len(x)))
         loop = Loop(
-            self.device, self._rungs, x, weight, labels, sums, rounded, centroids, frame, grid, reference,
+            self.device, self._rungs, x, weight, labels, sums, tracker.rounded, centroids, frame, grid, reference,
             room(self.device.free_bytes(), limit),
         )  # fmt: skip
         return loop.run(tolerance, most)

@@ -67,6 +67,9 @@ class Loop:
         self._device, self._rungs, self._x, self._weight = device, rungs, x, weight
         self._before, self._sums, self._rounded = labels, sums, rounded
         self._packed = rungs.now.pack(centroids, frame)
+        if rounded is None:
+            # Not in an iteration, which is recorded with the memory that it takes.
+            self._rounded = rungs.now.round(x, self._packed)
         self._lists = rungs.now.lists(len(x))
         self._labels = device.empty(len(x), np.int32)
         self._found = device.empty((k, d), centroids.dtype)
@@ -85,6 +88,14 @@ class Loop:
 
     def run(self, tolerance: float, most: int) -> Iterator[Made]:
         """Go on until little moves, a cluster is empty, or ``most`` iterations are made."""
+        try:
+            yield from self._run(tolerance, most)
+        finally:
+            # What is labelled next is judged by itself.
+            self._rungs.look(0)
+
+    def _run(self, tolerance: float, most: int) -> Iterator[Made]:
+        """Iterate, and look every few."""
         device = self._device
         history = device.empty((most + 1, _LINE), np.float64)
         done, unseen = 0, 1
@@ -168,7 +179,7 @@ class Loop:
         device, sums, (k, d) = self._device, self._sums, self._packed.centroids.shape
         row = device.kind(self._x)
         if self._follow is None:
-            cascade = self._rungs.now
+            cascade = self._rungs.of(self._packed)
             cascade.repack(self._packed)
             cascade.assign(
                 self._x, self._packed, self._labels, self._rounded, self._lists, self._counters, self._control

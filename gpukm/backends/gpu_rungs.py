@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpukm_kernels.screening import PLAIN
 
+from gpukm.backends.base import Frame
 from gpukm.backends.cascade import Cascade, Packed
 from gpukm.backends.device import Device
 from gpukm.backends.plain_screen import PlainScreen
@@ -36,8 +37,15 @@ class Rungs:
     def __init__(self, device: Device, cascade: Cascade) -> None:
         self._device, self.first, self.now = device, cascade, cascade
         self._finer = Cascade(device, PlainScreen(device, PLAIN), tally=cascade.tally)
-        self._may_change = cascade.certify and cascade.by_matrix
+        self._may_change = self._changes = cascade.certify and cascade.by_matrix
+        self._frame: Frame | None = None
         self._crowded, self._share = self._count() if self._may_change else 0, 0.0
+
+    def of_data(self, frame: Frame) -> None:
+        """Begin anew where the data are other ones, as their frame tells."""
+        if not frame.same(self._frame):
+            self.now, self._may_change = self.first, self._changes
+        self._frame = frame
 
     def of(self, packed: Packed) -> Cascade:
         """The cascade that centroids were packed for."""

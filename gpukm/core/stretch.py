@@ -18,8 +18,6 @@ from gpukm.sources.ranges import RowRange
 
 #: Numbers of rows whose place in the whole is not known stand this far apart from shard to shard.
 _ROWS_APART = 1 << 44
-#: What is read to be kept is read in batches that stay in a processor's cache while they are digested and copied.
-_CACHED_BYTES, _LEAST_ROWS = 1 << 20, 1024
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,7 @@ class Stretch:
         checked = Checked(source, self.known)
         rows: Source = NormalizedSource(checked, backend) if self.spherical else checked
         if hold:
-            few = max(_LEAST_ROWS, _CACHED_BYTES // (source.n_features * source.dtype.itemsize))
-            held, numbers = _read(rows, start, stop, batch_rows if self.rows is None else min(batch_rows, few))
+            held, numbers = _read(rows, start, stop, batch_rows)
             if self.rows is None:
                 first = self.number * _ROWS_APART
                 numbers = range(first, first + held.n_rows)

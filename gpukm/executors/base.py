@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-#: A value that lies where it was made; what stands for it is given to steps and functions like the value itself.
+#: A value that lies where it was made; what stands for it is given to steps and functions like the value itself, as an
+#: argument of its own and not within another.
 Handle = Any
 
 

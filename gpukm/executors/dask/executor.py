@@ -9,12 +9,11 @@ is computed again from what is left.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import dask
@@ -26,7 +25,7 @@ from distributed.comm import CommClosedError
 from gpukm.errors import ExecutorError
 from gpukm.executors.base import Executor, Handle, Opener, Placement, Reopener, Rounds
 from gpukm.executors.dask import rounds, worker
-from gpukm.executors.dask.handles import Merged, Shared, futures_of, value_of
+from gpukm.executors.dask.handles import Shared
 
 #: Values merged by one task.
 FAN_IN = 8
@@ -139,7 +138,7 @@ class DaskExecutor(Executor):
         return self.submit(worker.apply, function, *args)
 
     def fetch(self, handle: Handle) -> Any:
-        return self.gather([handle])[0]
+        return handle.value if isinstance(handle, Shared) else self.gather([handle])[0]
 
     def width(self) -> int:
         return len(self.workers())
@@ -155,7 +154,7 @@ class DaskExecutor(Executor):
         """Start a task; ``on`` names the worker that should take it, unless it is lost."""
         name = getattr(function, "__name__", "call")
         width = max(1, len(self._workers))
-        args = tuple(arg.given(width) if isinstance(arg, Shared | Merged) else arg for arg in args)
+        args = tuple(arg.given(width) if isinstance(arg, Shared) else arg for arg in args)
         self._n_tasks += 1
         # Where a task asks for resources, "other workers" would be any at all for Dask: see _free.
         more: dict[str, Any] = {"workers": [on], "allow_other_workers": not self.resources} if on else {}
@@ -167,7 +166,7 @@ class DaskExecutor(Executor):
             except ClosedClientError as error:
                 raise self._lost(error) from error
 
-    def gather(self, handles: Sequence[Handle]) -> list[Any]:
+    def gather(self, futures: Sequence[Future]) -> list[Any]:
         """Wait for values, and bring them here.
 
         Raises
@@ -176,10 +175,8 @@ class DaskExecutor(Executor):
             The scheduler or all workers are lost, or workers died of the same task again and again.
         """
         try:
-            futures = [future for handle in handles for future in futures_of(handle)]
             self._wait(futures)
-            values = iter(self.client.gather(futures) if futures else ())
-            return [value_of(handle, list(islice(values, len(futures_of(handle))))) for handle in handles]
+            return self._bring(futures)
         except KilledWorker as error:
             raise ExecutorError(
                 f"workers died again and again of the same task ({_first_line(error)}); they may lack memory: give "
@@ -243,22 +240,50 @@ class DaskExecutor(Executor):
         return f" that takes tasks ({self._full} are paused, as their memory is nearly full)" if self._full else ""
 
     def _wait(self, futures: Sequence[Future]) -> None:
-        """Wait until all are done or one has failed; a cluster without workers is an error, and no reason to wait."""
-        every = _LOOK_SECONDS if self.resources else self.patience_seconds / 4
-        look = time.monotonic() + every
+        """Wait until all are done or one has failed."""
+        looks = self._looks()
         while True:
             with suppress(TimeoutError), self.client.as_current():
-                wait(futures, timeout=min(every, _WATCH_SECONDS), return_when="ALL_COMPLETED")
+                wait(futures, timeout=next(looks), return_when="ALL_COMPLETED")
                 return
-            self._watch()
             if any(future.status in ("error", "cancelled", "lost") for future in futures):
                 return
+
+    def _bring(self, futures: Sequence[Future]) -> list[Any]:
+        """Values that are there; one whose worker dies at this moment is made again, which may take its time."""
+
+        async def bring() -> list[Any]:
+            try:
+                found: list[Any] = await self.client.gather(list(futures), asynchronous=True)
+            except CancelledError as error:
+                # Which would be taken for one of the waiting itself.
+                raise self._lost(error) from error
+            return found
+
+        loop: Any = self.client.loop
+        coming = asyncio.run_coroutine_threadsafe(bring(), loop.asyncio_loop)
+        try:
+            looks = self._looks()
+            while not coming.done():
+                concurrent.futures.wait([coming], next(looks))
+            return coming.result()
+        finally:
+            coming.cancel()
+
+    def _looks(self) -> Iterator[float]:
+        """For how many seconds to wait, over and over; a cluster without workers is an error, and no reason to wait."""
+        every = _LOOK_SECONDS if self.resources else self.patience_seconds / 4
+        look = time.monotonic() + every
+        yield min(every, _WATCH_SECONDS)
+        while True:
+            self._watch()
             if time.monotonic() >= look:
                 self._looked = float("-inf")
                 self.workers()
                 if self.resources:
                     self._free()
                 look = time.monotonic() + every
+            yield min(every, _WATCH_SECONDS)
 
     def _free(self) -> None:
         """Let others do the tasks of workers that left, as long as they offer what the tasks ask for.
@@ -405,13 +430,13 @@ class DaskPlacement(Placement):
     ) -> Handle:
         """Merge the values of tasks, a few at a time, and have the last task go on."""
         executor = self._executor
-        while len(tasks) > FAN_IN:
+        while len(tasks) > (1 if last is None else FAN_IN):
             groups = [tasks[i : i + FAN_IN] for i in range(0, len(tasks), FAN_IN)]
             tasks = [
                 executor.submit(worker.merge_all, merge, *group) if len(group) > 1 else group[0] for group in groups
             ]
         if last is None:
-            return tasks[0] if len(tasks) == 1 else Merged(tasks, merge, partial(executor.submit, worker.merge_all))
+            return tasks[0]
         return executor.submit(worker.merge_last, merge, last, len(tasks), *tasks, *more)
 
     def _owned(self, wanted: Sequence[int]) -> list[tuple[str, list[int]]]:

@@ -28,7 +28,7 @@ class _Open:
     def __init__(self) -> None:
         self.parts: dict[int, tuple[int, Any]] = {}  # by number, with the version of the openers they were made by
         self.used = time.monotonic()
-        self.sent_before = _sent_bytes(get_worker())
+        self.sent_before: dict[str, int] = {}  # by address: workers may share a process
         # A worker may run two tasks at once, and may be given a lost one's parts while it works on its own.
         self.lock = threading.RLock()
 
@@ -78,7 +78,10 @@ def run(
     if get_worker().address != on:
         told(placement, "retried", len(numbers))
     with _LOCK:
-        held = _Open() if placement in _CLOSED else _PLACEMENTS.setdefault(placement, _Open())
+        held = _PLACEMENTS.get(placement) or _Open()
+        if placement not in _CLOSED:
+            _PLACEMENTS[placement] = held
+        held.sent_before.setdefault(get_worker().address, _sent_bytes(get_worker()))
     values, args = given[:n_values], given[n_values:]
 
     def parts() -> Iterator[Any]:
@@ -142,7 +145,8 @@ def forget(placement: str, dask_worker: Any) -> int:
     with _LOCK:
         held = _PLACEMENTS.pop(placement, None)
         _CLOSED.append(placement)
-    return 0 if held is None else _sent_bytes(dask_worker) - held.sent_before
+    sent = _sent_bytes(dask_worker)
+    return sent - (sent if held is None else held.sent_before.get(dask_worker.address, sent))
 
 
 def is_closed(placement: str) -> bool:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from gpukm.backends.base import Frame
+from gpukm.backends.gpu import Tracked
+from gpukm.core.stats import Grid
 from gpukm.functional import kmeans
 from tests.emulated import as_cupy  # noqa: F401
 from tests.unit.backends.test_gpu_fast import by_matrix  # noqa: F401
@@ -66,6 +68,61 @@ def test_where_few_rows_are_left_nothing_changes(by_matrix, monkeypatch):  # noq
     assert 0 < labelled(by_matrix, few, c) < 60
     labelled(by_matrix, few, c)
     assert not by_matrix.device.launched["screen.screen"]
+
+
+def test_blocks_of_a_stream_are_judged_by_what_labelled_them(by_matrix):  # noqa: F811
+    """The first block changes the screen, and the others were packed for the one before."""
+    x, c = far_groups()
+    frame, labels = Frame(np.median(x, axis=0).astype(np.float64), 2 * float(np.abs(x).max())), np.empty(100, np.int32)
+    for _ in range(2):
+        prepared = by_matrix.prepare(c, frame)
+        for start in (0, 100, 200):
+            by_matrix.assign(x[start : start + 100], prepared, labels)
+    assert by_matrix.device.launched["matrix.screen"] == by_matrix.device.launched["screen.screen"] == 3
+
+
+@pytest.mark.parametrize("first", [far_groups, ties])
+def test_other_data_begin_anew(by_matrix, first):  # noqa: F811
+    for _ in range(3):
+        labelled(by_matrix, *first())
+    launched = by_matrix.device.launched
+    once = launched["matrix.screen"], launched["screen.screen"]
+    x, c = far_groups()
+    for _ in range(2):
+        labelled(by_matrix, x + 1, c + 1)
+    assert (launched["matrix.screen"], launched["screen.screen"]) == (once[0] + 1, once[1] + 1)
+
+
+def test_a_frame_that_was_sent_twice_is_the_same(by_matrix):  # noqa: F811
+    """Rows are not rounded again."""
+    c = 100 * np.random.default_rng(1).normal(size=(40, 24)).astype(np.float32)
+    rows, labels = by_matrix.place(c[np.arange(300) % 40]), by_matrix.zeros(300, np.int32)
+    tracker = by_matrix.tracker(rows, c)
+    frames = [Frame(np.zeros(24), 1000.0), Frame(np.zeros(24), 1000.0), Frame(np.ones(24), 1000.0)]
+    rounded = []
+    for frame in frames:
+        by_matrix.track(tracker, rows, c, frame, labels)
+        rounded.append(tracker.rounded)
+    assert rounded[0] is rounded[1] is not rounded[2]
+
+
+def test_a_loop_leaves_nothing_to_be_judged_later(by_matrix):  # noqa: F811
+    """Rows that its iterations left to D are no share of the rows that are labelled next."""
+    x, c = far_groups()
+    rows, labels = by_matrix.place(x), by_matrix.zeros(len(x), np.int32)
+    frame, tracker = Frame(np.median(x, axis=0).astype(np.float64), 2 * float(np.abs(x).max())), Tracked()
+    grid = Grid.of(np.abs(x).max(axis=0).astype(np.float64), float(len(x)))
+    rungs = by_matrix._rungs
+    rungs._changes = rungs._may_change = False
+    by_matrix.track(tracker, rows, c, frame, labels)
+    sums = by_matrix.sums(len(c), 24, False)
+    by_matrix.accumulate(sums, rows, None, labels, None, grid)
+    rungs._changes = rungs._may_change = True
+    made = by_matrix.run(tracker, sums, rows, None, labels, c, frame, grid, np.zeros(24), 1e30, 1)
+    assert len(list(made)) == 1 and by_matrix.rechecks().n_crowded > 300
+    wide = 100 * np.random.default_rng(1).normal(size=(40, 24)).astype(np.float32)
+    by_matrix.assign(np.repeat(wide, 10, axis=0), by_matrix.prepare(wide, frame), np.empty(400, np.int32))
+    assert by_matrix.cascade.by_matrix
 
 
 def test_centroids_that_were_packed_before_a_change_stay_good(by_matrix):  # noqa: F811

@@ -79,7 +79,7 @@ def test_labels_without_a_proof(name: str) -> None:
     a, b, near = rng.integers(0, 150, 200), rng.integers(0, 150, 200), rng.uniform(0.5 - 1e-3, 0.5 + 1e-3, (200, 1))
     x = (near * c[a] + (1 - near) * c[b]).astype(np.float32)
     exact = backend_of(name)
-    backend = GpuBackend(exact.device, exact._screen, certify=False)
+    backend = GpuBackend(exact.device, exact.screen, certify=False)
     labels = np.empty(len(x), np.int32)
     assert backend.assign(x, backend.prepare(c, Frame(np.zeros(40), float(np.abs(c).max()))), labels) == 0
     assert not backend.device.launched["decide.measure"]
