@@ -40,7 +40,7 @@ class Frame:
     def same(self, other: Frame | None) -> bool:
         """Whether it is this frame, which a cluster may have sent twice."""
         if other is None or self is other:
-            return other is not None
+            return self is other
         return self.radius == other.radius and np.array_equal(self.center, other.center)
 
 

@@ -41,6 +41,11 @@ class Tracked:
     rounded: Rounded | None = None
     n: int = 0
 
+    def drop_others(self, frame: Frame, screen: Screen) -> None:
+        """Free rows that are those of another frame or screen, before there is memory for others."""
+        if not frame.same(self.frame) or self.screen is not screen:
+            self.frame, self.screen, self.rounded = frame, screen, None
+
 
 class GpuBackend(Backend):
     """Triton or CUDA kernels on the arrays of one library.
@@ -55,20 +60,28 @@ class GpuBackend(Backend):
         Memory to take on the device; None takes nearly all that is free.
     certify : bool
         False labels rows as the screen does, but in :meth:`assign_two`.
+    tally : array of uint64 of shape (2,) or None
+        As of :class:`Cascade`.
     """
 
-    def __init__(self, device: Device, screen: Screen, limit_bytes: int | None = None, *, certify: bool = True) -> None:
+    def __init__(
+        self,
+        device: Device,
+        screen: Screen,
+        limit_bytes: int | None = None,
+        *,
+        certify: bool = True,
+        tally: Any = None,
+    ) -> None:
         self.name = device.library
         self.device, self._limit_bytes = device, limit_bytes
-        self._rungs = Rungs(device, Cascade(device, screen, certify))
+        self._rungs = Rungs(device, Cascade(device, screen, certify, tally))
 
     @property
     def certified(self) -> GpuBackend:
         if self.cascade.certify:
             return self
-        found = GpuBackend(self.device, self.screen, self._limit_bytes)
-        found._rungs = Rungs(self.device, Cascade(self.device, self.screen, tally=self.cascade.tally))
-        return found
+        return GpuBackend(self.device, self.screen, self._limit_bytes, tally=self.cascade.tally)
 
     @property
     def cascade(self) -> Cascade:
@@ -147,9 +160,8 @@ class GpuBackend(Backend):
         before: Any = None,
     ) -> int:
         prepared, rows = self.prepare(centroids, frame), self._on(x)
-        if not frame.same(tracker.frame) or tracker.screen is not prepared.screen:
-            tracker.rounded = None  # before there is memory for others
-            tracker.frame, tracker.screen = frame, prepared.screen
+        tracker.drop_others(frame, prepared.screen)
+        if tracker.rounded is None:
             tracker.rounded = self._rungs.of(prepared).round(rows, prepared)
         tracker.n = len(rows)
         return self._assign(rows, prepared, labels, tracker.rounded)
@@ -160,12 +172,12 @@ class GpuBackend(Backend):
     def _assign(self, x: Any, prepared: Packed, labels: Any, rounded: Rounded | None) -> int:
         """Label rows on the device."""
         found = labels if self.device.owns(labels) else self.device.empty(len(x), np.int32)
-        counters = self.device.zeros(2, np.uint64)
-        self._rungs.of(prepared).assign(x, prepared, found, rounded, counters=counters)
+        counters, cascade = self.device.zeros(2, np.uint64), self._rungs.of(prepared)
+        cascade.assign(x, prepared, found, rounded, counters=counters)
         if found is not labels:
             self.device.fetch(found, labels)
         # Of a stream some blocks may be labelled by what was packed before a change.
-        self._rungs.look(len(x) if self._rungs.of(prepared) is self.cascade else 0)
+        self._rungs.look(len(x) if cascade is self.cascade else 0)
         return int(self.device.fetch(counters)[1])
 
     def assign_two(self, x: Any, prepared: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -309,8 +321,7 @@ class GpuBackend(Backend):
         tolerance: float,
         most: int,
     ) -> Iterator[Made]:
-        if not frame.same(tracker.frame) or tracker.screen is not self.cascade.screen:
-            tracker.frame = tracker.screen = tracker.rounded = None
+        tracker.drop_others(frame, self.cascade.screen)
         shape = self._shape(x.shape[1], len(centroids), centroids.dtype.itemsize)
         # What the fit takes already counts towards a limit.
         limit = None if self._limit_bytes is None else max(0, self._limit_bytes - shape.resident_bytes(len(x)))

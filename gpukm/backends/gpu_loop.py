@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpukm.backends.base import Effort, Frame, Made
-from gpukm.backends.cascade import Rounded
+from gpukm.backends.cascade import Cascade, Rounded
 from gpukm.backends.device import Device
 from gpukm.backends.gpu_follow import Follow, Gate, bytes_of, groups_of
 from gpukm.backends.gpu_rungs import Rungs
@@ -65,11 +65,8 @@ class Loop:
     ) -> None:
         k, d = centroids.shape
         self._device, self._rungs, self._x, self._weight = device, rungs, x, weight
-        self._before, self._sums, self._rounded = labels, sums, rounded
-        self._packed = rungs.now.pack(centroids, frame)
-        if rounded is None:
-            # Not in an iteration, which is recorded with the memory that it takes.
-            self._rounded = rungs.now.round(x, self._packed)
+        self._before, self._sums, self._frame = labels, sums, frame
+        self._screen_by(rungs.now, centroids, rounded)
         self._lists = rungs.now.lists(len(x))
         self._labels = device.empty(len(x), np.int32)
         self._found = device.empty((k, d), centroids.dtype)
@@ -80,7 +77,6 @@ class Loop:
         self._weight_unit = float(np.ldexp(1.0, -grid.weight_exponent))
         self._reference = device.place(np.ascontiguousarray(reference, np.float64))
         self._control, self._counters = device.zeros(4, np.int32), device.zeros(2, np.uint64)
-        self._frame, self._gate = frame, Gate(k, rungs.now.by_matrix)
         # When to follow is decided at looks, which come as time passes: labels must not depend on it.
         self._has_room = rungs.now.certify and bytes_of(len(x), k, d) <= room
         self._follow: Follow | None = None
@@ -149,12 +145,15 @@ class Loop:
         """Go on by another screen, if that is due after so many rows were labelled."""
         if not self._rungs.look(labelled if self._follow is None else 0):
             return False
-        cascade, centroids = self._rungs.now, self._device.fetch(self._packed.centroids)
-        self._rounded = None
-        self._packed = cascade.pack(centroids, self._frame)
-        self._rounded = cascade.round(self._x, self._packed)
-        self._gate = Gate(len(centroids), cascade.by_matrix)
+        self._rounded = None  # before there is memory for others
+        self._screen_by(self._rungs.now, self._device.fetch(self._packed.centroids), None)
         return True
+
+    def _screen_by(self, cascade: Cascade, centroids: np.ndarray, rounded: Rounded | None) -> None:
+        """Take a cascade from now on; rows are rounded for it here, since an iteration is recorded with its memory."""
+        self._packed = cascade.pack(centroids, self._frame)
+        self._rounded = cascade.round(self._x, self._packed) if rounded is None else rounded
+        self._gate = Gate(len(centroids), cascade.by_matrix)
 
     def _switch(self, moved: float, effort: Effort | None) -> bool:
         """Begin to follow bounds or end it, if that is due where the last iteration ``moved`` so much of the rows."""

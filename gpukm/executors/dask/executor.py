@@ -357,7 +357,7 @@ class DaskPlacement(Placement):
         pieces: int = 1,
         last: Callable[..., Any] | None = None,
         more: Sequence[Any] = (),
-    ) -> list[Handle]:
+    ) -> list[Future]:
         executor, cut = self._executor, cut if pieces > 1 else None
         tasks = [self._task(on, numbers, step, merge, cut, args, None) for on, numbers in self._owned(range(self._n))]
         if cut is None:
@@ -427,7 +427,7 @@ class DaskPlacement(Placement):
         tasks: list[Future],
         last: Callable[..., Any] | None = None,
         more: Sequence[Any] = (),
-    ) -> Handle:
+    ) -> Future:
         """Merge the values of tasks, a few at a time, and have the last task go on."""
         executor = self._executor
         while len(tasks) > (1 if last is None else FAN_IN):

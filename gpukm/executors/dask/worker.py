@@ -75,13 +75,14 @@ def run(
         Arguments for each part alone; empty where there are none.
     """
     _settle_in()
-    if get_worker().address != on:
+    me = get_worker()
+    if me.address != on:
         told(placement, "retried", len(numbers))
     with _LOCK:
         held = _PLACEMENTS.get(placement) or _Open()
         if placement not in _CLOSED:
             _PLACEMENTS[placement] = held
-        held.sent_before.setdefault(get_worker().address, _sent_bytes(get_worker()))
+        held.sent_before.setdefault(me.address, _sent_bytes(me))
     values, args = given[:n_values], given[n_values:]
 
     def parts() -> Iterator[Any]:
@@ -145,8 +146,8 @@ def forget(placement: str, dask_worker: Any) -> int:
     with _LOCK:
         held = _PLACEMENTS.pop(placement, None)
         _CLOSED.append(placement)
-    sent = _sent_bytes(dask_worker)
-    return sent - (sent if held is None else held.sent_before.get(dask_worker.address, sent))
+    before = None if held is None else held.sent_before.get(dask_worker.address)
+    return 0 if before is None else _sent_bytes(dask_worker) - before
 
 
 def is_closed(placement: str) -> bool:

@@ -33,6 +33,11 @@ def ties(n=300, k=40):
     return np.zeros((n, k // 2), np.float32), c
 
 
+def around(x):
+    """A frame that holds the rows."""
+    return Frame(np.median(x, axis=0).astype(np.float64), 2 * float(np.abs(x).max()))
+
+
 def labelled(backend, x, c):
     """Labels, by a call of its own, and the rows that it compared with all centroids."""
     before = backend.rechecks().n_crowded
@@ -73,7 +78,7 @@ def test_where_few_rows_are_left_nothing_changes(by_matrix, monkeypatch):  # noq
 def test_blocks_of_a_stream_are_judged_by_what_labelled_them(by_matrix):  # noqa: F811
     """The first block changes the screen, and the others were packed for the one before."""
     x, c = far_groups()
-    frame, labels = Frame(np.median(x, axis=0).astype(np.float64), 2 * float(np.abs(x).max())), np.empty(100, np.int32)
+    frame, labels = around(x), np.empty(100, np.int32)
     for _ in range(2):
         prepared = by_matrix.prepare(c, frame)
         for start in (0, 100, 200):
@@ -110,7 +115,7 @@ def test_a_loop_leaves_nothing_to_be_judged_later(by_matrix):  # noqa: F811
     """Rows that its iterations left to D are no share of the rows that are labelled next."""
     x, c = far_groups()
     rows, labels = by_matrix.place(x), by_matrix.zeros(len(x), np.int32)
-    frame, tracker = Frame(np.median(x, axis=0).astype(np.float64), 2 * float(np.abs(x).max())), Tracked()
+    frame, tracker = around(x), Tracked()
     grid = Grid.of(np.abs(x).max(axis=0).astype(np.float64), float(len(x)))
     rungs = by_matrix._rungs
     rungs._changes = rungs._may_change = False
