@@ -8,6 +8,7 @@ All of it stays on the device, however long the lists get.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ _LISTED_ROWS = 1 << 19
 _PAIRS = 2
 _LEAST_PAIRS = 1 << 16
 _THREADS = 256
+#: Half a squared norm that no centroid has which a row is near to.
+_NOWHERE = 3e38
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Packed:
     order : array of int32 of shape (k,)
         Which of them stands where.
     rounded : Rounded
-    half_norms : array of float32 of shape (k,)
+    half_norms : array of float32, of the centroids of whole tiles
     largest, residual : array of float32 of shape (tiles,)
         Of the norms and residuals of a tile.
     center : array of float64 of shape (d,)
@@ -94,11 +97,14 @@ class Lists:
         Places with pairs that found no room.
     tally : array of uint64 of shape (2,) or None
         Grows by pairs that D was evaluated for, and rows that it compared with all centroids.
+    kept : object
+        What a screen keeps besides from call to call.
     """
 
     def __init__(self, device: Device, n: int, pairs: int, tally: Any = None) -> None:
         self.tally = tally
         self.zeros: tuple[Any, ...] | None = None  # as errors, of rows and of tiles
+        self.kept: Any = None
         self.room = max(_LEAST_PAIRS, pairs * n)
         self.threshold, self.rows = device.empty(n, np.float32), device.empty(n, np.int64)
         self.n_rows, self.n_pairs = device.zeros(1, np.uint64), device.zeros(1, np.uint64)
@@ -121,8 +127,8 @@ class Screen(ABC):
     copies_rows: bool
 
     @abstractmethod
-    def tile(self, d: int) -> tuple[int, int]:
-        """For rows of d features: centroids that share a bound, and lowest bits of a score that a place replaces."""
+    def tile(self, k: int, d: int) -> tuple[int, int]:
+        """For k centroids of d features: those that share a bound, and lowest bits of a score that a place replaces."""
 
     @abstractmethod
     def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
@@ -176,15 +182,16 @@ class Cascade:
         if order is None:
             centred = (centroids - frame.center.astype(centroids.dtype)).astype(np.float64)
             order = np.argsort(np.einsum("kd,kd->k", centred, centred), kind="stable").astype(np.int32)
-        tile, index_bits = screen.tile(d)
+        tile, index_bits = screen.tile(k, d)
         tiles = -(-k // tile)
-        half_norms, largest, residual = (device.empty(m, np.float32) for m in (k, tiles, tiles))
+        largest, residual = (device.empty(tiles, np.float32) for _ in range(2))
         packed = Packed(
             screen,
             device.place(np.ascontiguousarray(centroids)),
             device.place(order),
-            self._room(k, d, True),
-            half_norms,
+            # Whole tiles: beyond the last centroid there is nothing that a row could be near to.
+            self._room(tiles * tile, d, device.zeros),
+            device.place(np.full(tiles * tile, _NOWHERE, np.float32)),
             largest,
             residual,
             device.place(np.ascontiguousarray(frame.center, np.float64)),
@@ -198,26 +205,27 @@ class Cascade:
         """Pack centroids again that have changed on the device, in the same order."""
         (k, d), row = packed.centroids.shape, self._device.kind(packed.centroids)
         self._round(packed.centroids, packed, packed.rounded, packed.order, packed.half_norms)
+        tile, _ = self.screen.tile(k, d)
         self._device.launch(
             "round.tile_bounds", row, self._device.blocks(-(-len(packed.largest) // _THREADS)), _THREADS,
-            packed.rounded.norms, packed.rounded.residuals, packed.largest, packed.residual, k, self.screen.tile(d)[0],
+            packed.rounded.norms, packed.rounded.residuals, packed.largest, packed.residual, k, tile,
         )  # fmt: skip
 
     def round(self, x: Any, packed: Packed) -> Rounded:
         """What the screen takes of rows x (n, d)."""
         n, d = x.shape
-        rounded = self._room(n, d, self.screen.copies_rows)
+        rounded = self._room(n, d, self._device.empty if self.screen.copies_rows else None)
         self._round(x, packed, rounded, None, None)
         return rounded
 
-    def _room(self, n: int, d: int, values: bool) -> Rounded:
-        """Memory for rounded vectors."""
+    def _room(self, n: int, d: int, of_values: Callable[[Any, Any], Any] | None) -> Rounded:
+        """Memory for rounded vectors; None keeps no values."""
         mode, device = self.screen.mode, self._device
         # Halves go by their bits: not every library knows the type.
         stored = np.uint16 if mode.stored == "float16" else np.float32
         pitch = -(-d // PAD) * PAD
         return Rounded(
-            device.empty((n, pitch), stored) if values else None,
+            None if of_values is None else of_values((n, pitch), stored),
             device.empty(n, np.float32),
             device.empty(n, np.float32),
         )

@@ -18,7 +18,7 @@ class PlainScreen(Screen):
     def __init__(self, device: Device, mode: Mode) -> None:
         self.mode, self._device = mode, device
 
-    def tile(self, d: int) -> tuple[int, int]:
+    def tile(self, k: int, d: int) -> tuple[int, int]:
         return 64, 0
 
     def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:

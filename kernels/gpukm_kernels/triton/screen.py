@@ -1,49 +1,15 @@
 """A screen by the matrix units: rules centroids out by proved bounds, and lists what it leaves for D to decide.
 
-A score is |c'|^2 / 2 - x'.c'; kernels/README.md derives the bounds. Its lowest bits are replaced by the centroid's
+A score is |c'|^2 / 2 - x'.c'; kernels/README.md derives the bounds. Its lowest bits may be replaced by the centroid's
 place in the tile, so that a minimum of numbers carries its place along.
+
+Centroids come in whole tiles: what fills the last one up are zeros, with half norms of 3e38.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def _scores(
-    a, values, c_values, half_norms, rows, row_there, start, PITCH, K,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
-    """Scores of a block of rows against centroids start .. start + BLOCK_K, with places; inf where there is none.
-
-    ``c_values`` are negated; with WHOLE ``a`` holds all features of the rows.
-    """
-    place = tl.arange(0, BLOCK_K)
-    columns = start + place
-    there = columns < K
-    half = tl.load(half_norms + columns, there, float("inf"))
-    scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32) + half[None, :]
-    if WHOLE:
-        f = tl.arange(0, BLOCK_D)
-        b = tl.load(
-            c_values + columns.to(tl.int64)[None, :] * PITCH + f[:, None], there[None, :] & (f < PITCH)[:, None], 0.0
-        )
-        scores = tl.dot(a, b, scores, input_precision=PRECISION)
-    else:
-        for first in range(0, PITCH, BLOCK_D):
-            f = first + tl.arange(0, BLOCK_D)
-            inside = f < PITCH
-            a = tl.load(
-                values + rows.to(tl.int64)[:, None] * PITCH + f[None, :], row_there[:, None] & inside[None, :], 0.0
-            )
-            b = tl.load(
-                c_values + columns.to(tl.int64)[None, :] * PITCH + f[:, None], there[None, :] & inside[:, None], 0.0
-            )
-            scores = tl.dot(a, b, scores, input_precision=PRECISION)
-    bits = (scores.to(tl.int32, bitcast=True) & -BLOCK_K) | place[None, :]
-    # Infinity with a place would be no number.
-    return tl.where(there[None, :], bits.to(tl.float32, bitcast=True), float("inf"))
 
 
 @triton.jit
@@ -57,20 +23,108 @@ def _rows(values, rows, there, PITCH, BLOCK_N: tl.constexpr, BLOCK_D: tl.constex
 
 
 @triton.jit
-def _error(norms, residuals, largest, residual, by_product, by_norm, by_row, tiny):
-    """What a score errs by at most, per row: rounded operands, the sum, D itself, underflow; and a sixteenth more."""
+def _scores(
+    a, values, c_values, half_norms, rows, row_there, tile, PITCH,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """Scores of a block of rows against the centroids of a tile.
+
+    ``c_values`` are negated; with WHOLE ``a`` holds all features of the rows. EVEN: a pitch is a multiple of BLOCK_D.
+    """
+    place = tl.arange(0, BLOCK_K)
+    columns = tile * BLOCK_K + place
+    half = tl.load(half_norms + columns)
+    f = tl.arange(0, BLOCK_D)
+    b_at = c_values + columns.to(tl.int64)[None, :] * PITCH + f[:, None]
+    if WHOLE:
+        b = tl.load(b_at) if EVEN else tl.load(b_at, (f < PITCH)[:, None], 0.0)
+        return tl.dot(a, b, input_precision=PRECISION) + half[None, :]
+    scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32) + half[None, :]
+    a_at = values + rows.to(tl.int64)[:, None] * PITCH + f[None, :]
+    for first in range(0, PITCH, BLOCK_D):
+        if EVEN:
+            a = tl.load(a_at + first, row_there[:, None], 0.0)
+            b = tl.load(b_at + first)
+        else:
+            inside = first + f < PITCH
+            a = tl.load(a_at + first, row_there[:, None] & inside[None, :], 0.0)
+            b = tl.load(b_at + first, inside[:, None], 0.0)
+        scores = tl.dot(a, b, scores, input_precision=PRECISION)
+    return scores
+
+
+@triton.jit
+def _row_errors(norms, residuals, by_product, by_row, tiny):
+    """What the errors of a row's scores are made of: by a tile's largest norm, by its residual, and besides."""
     reach = norms + residuals
-    c_reach = largest + residual
-    small = by_product * reach * c_reach + by_norm * largest * largest + by_row * reach * reach
-    small += tiny * (1 + reach) * (1 + c_reach)
-    return 1.0625 * small + (1 + 2.0**-20) * (residuals * largest + reach * residual)
+    shared = 1.0625 * (by_product * reach + tiny * (1 + reach))
+    above = 1 + 2.0**-20
+    return shared + above * residuals, shared + above * reach, 1.0625 * (by_row * reach * reach + tiny * (1 + reach))
+
+
+@triton.jit
+def _error(by_largest, by_residual, besides, largest, residual, by_norm):
+    """What a score errs by at most, per row: rounded operands, the sum, D itself, underflow; and a sixteenth more."""
+    return by_largest * largest + (by_residual * residual + (besides + 1.0625 * by_norm * largest * largest))
+
+
+@triton.jit(do_not_specialize=["N", "K"])
+def sweep(
+    values, norms, residuals, c_values, half_norms, largest, c_residual, tile_of, rest_of, stop,
+    by_product, by_norm, by_row, tiny, N, K, PITCH,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """One program finds the tile of the least score of BLOCK_N rows, and what scores in other tiles do not fall below.
+
+    Nothing is asked of a score but a minimum, which is what makes it fast: which centroid it belongs to, and what comes
+    next in its tile, is for :func:`screen` to find, in that tile alone.
+
+    Parameters
+    ----------
+    tile_of : (N,) int32
+    rest_of : (N,) float32
+        At most the score of any centroid in another tile.
+    values, ..., PITCH
+        As of :func:`screen`.
+    """
+    # No early return, which would keep loads of the loop from running ahead.
+    going_on = tl.load(stop) == 0
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = rows < tl.where(going_on, N, 0)
+    u, v, besides = _row_errors(
+        tl.load(norms + rows, there, 0.0), tl.load(residuals + rows, there, 0.0), by_product, by_row, tiny
+    )
+    a = _rows(values, rows, there, PITCH, BLOCK_N, BLOCK_D, WHOLE)
+    upper = tl.full((BLOCK_N,), float("inf"), tl.float32)
+    lower, rest = upper, upper
+    at = tl.zeros((BLOCK_N,), tl.int32)
+    for tile in range(tl.where(going_on, tl.cdiv(K, BLOCK_K), 0)):
+        s = _scores(
+            a, values, c_values, half_norms, rows, there, tile, PITCH, BLOCK_N, BLOCK_K, BLOCK_D, PRECISION, WHOLE,
+            EVEN,
+        )  # fmt: skip
+        e = _error(u, v, besides, tl.load(largest + tile), tl.load(c_residual + tile), by_norm)
+        least = tl.min(s, 1)
+        # A bound that is no number rules nothing out.
+        low, up = tl.maximum(least - e, -3.0e38), least + e
+        closer = up < upper
+        # What loses joins the others.
+        rest = tl.minimum(rest, tl.where(closer, lower, low))
+        at = tl.where(closer, tile, at)
+        lower = tl.where(closer, low, lower)
+        upper = tl.where(closer, up, upper)
+    tl.store(tile_of + rows, at, there)
+    tl.store(rest_of + rows, rest, there)
 
 
 @triton.jit(do_not_specialize=["N", "K", "TWO"])
 def screen(
     values, norms, residuals, c_values, half_norms, largest, c_residual, order, labels, threshold, listed, n_listed,
-    stop, by_product, by_norm, by_row, tiny, TWO, N, K, PITCH,
+    stop, in_turn, tile_of, rest_of, by_product, by_norm, by_row, tiny, TWO, N, K, PITCH,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
+    EVEN: tl.constexpr, WITHIN: tl.constexpr,
 ):  # fmt: skip
     """One program labels BLOCK_N rows, and lists those it cannot settle.
 
@@ -78,8 +132,8 @@ def screen(
     ----------
     values : (N, PITCH)
         Rows as they are multiplied; norms, residuals : (N,) float32 bound them.
-    c_values : (K, PITCH)
-        Centroids, negated, in the order of ``order`` (K,) int32; half_norms (K,); largest, c_residual a tile.
+    c_values : (whole tiles, PITCH)
+        Centroids, negated, in the order of ``order`` (K,) int32, and half_norms; largest, c_residual a tile.
     labels : (N,) int32
     threshold : (N,) float32
         What the score of the nearest centroid does not exceed, or with TWO that of the second nearest.
@@ -87,47 +141,63 @@ def screen(
         With TWO all rows.
     stop : int32
         Nothing is done where it is set.
+    in_turn, tile_of, rest_of : (N,)
+        With WITHIN rows come tile by tile, in the order of ``in_turn``, int32, and look for centroids in their tile
+        alone; the others are known by :func:`sweep`.
     """
-    # No early return, which would keep loads of the loop from running ahead.
     going_on = tl.load(stop) == 0
+    inf = float("inf")
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     there = rows < tl.where(going_on, N, 0)
-    norm, rest_norm = tl.load(norms + rows, there, 0.0), tl.load(residuals + rows, there, 0.0)
-    a = _rows(values, rows, there, PITCH, BLOCK_N, BLOCK_D, WHOLE)
-    inf = float("inf")
     upper = tl.full((BLOCK_N,), inf, tl.float32)
-    second, lower, rest = upper, upper, upper
+    if WITHIN:
+        rows = tl.load(in_turn + rows, there, 0).to(tl.int64)
+        own = tl.load(tile_of + rows, there, 0)
+        first, end = tl.min(tl.where(there, own, 1 << 30), 0), tl.max(tl.where(there, own + 1, 0), 0)
+        rest = tl.load(rest_of + rows, there, inf)
+    else:
+        own = tl.zeros((BLOCK_N,), tl.int32)
+        first, end = 0, tl.where(going_on, tl.cdiv(K, BLOCK_K), 0)
+        rest = upper
+    u, v, besides = _row_errors(
+        tl.load(norms + rows, there, 0.0), tl.load(residuals + rows, there, 0.0), by_product, by_row, tiny
+    )
+    a = _rows(values, rows, there, PITCH, BLOCK_N, BLOCK_D, WHOLE)
+    second, lower = upper, upper
     at = tl.zeros((BLOCK_N,), tl.int32)
-    for tile in range(tl.where(going_on, tl.cdiv(K, BLOCK_K), 0)):
+    for tile in range(first, end):
         s = _scores(
-            a, values, c_values, half_norms, rows, there, tile * BLOCK_K, PITCH, K, BLOCK_N, BLOCK_K, BLOCK_D,
-            PRECISION, WHOLE,
+            a, values, c_values, half_norms, rows, there, tile, PITCH, BLOCK_N, BLOCK_K, BLOCK_D, PRECISION, WHOLE,
+            EVEN,
         )  # fmt: skip
-        e = _error(
-            norm, rest_norm, tl.load(largest + tile), tl.load(c_residual + tile), by_product, by_norm, by_row, tiny
-        )
-        least = tl.min(s, 1)
+        e = _error(u, v, besides, tl.load(largest + tile), tl.load(c_residual + tile), by_norm)
+        place = tl.arange(0, BLOCK_K)
+        bits = (s.to(tl.int32, bitcast=True) & -BLOCK_K) | place[None, :]
+        # A thread holds both columns of a pair: the larger one need not be looked at for the smallest.
+        left, right = tl.split(tl.reshape(bits.to(tl.float32, bitcast=True), (BLOCK_N, BLOCK_K // 2, 2)))
+        smaller, larger = tl.minimum(left, right), tl.maximum(left, right)
+        least = tl.min(smaller, 1)
         # Places differ, so that none but the smallest is equal to it.
-        next_ = tl.min(tl.where(s == least[:, None], inf, s), 1)
-        place = least.to(tl.int32, bitcast=True) & (BLOCK_K - 1)
-        closer = least + e < upper
-        # What loses joins the others.
-        rest = tl.minimum(rest, tl.minimum(next_ - e, tl.where(closer, lower, least - e)))
-        # A bound that is no number rules nothing out.
-        rest = tl.where(e < inf, rest, -inf)
-        second = tl.minimum(second, tl.minimum(next_ + e, tl.where(closer, upper, least + e)))
-        at = tl.where(closer, tile * BLOCK_K + place, at)
-        lower = tl.where(closer, least - e, lower)
-        upper = tl.where(closer, least + e, upper)
-    tl.store(labels + rows, tl.load(order + at, there, 0), there)
+        next_ = tl.min(tl.minimum(larger, tl.where(smaller == least[:, None], inf, smaller)), 1)
+        low, up = least - e, least + e
+        joins = (own == tile) | (not WITHIN)
+        closer = joins & (up < upper)
+        # What loses joins the others; a bound that is no number rules nothing out.
+        others = tl.minimum(next_ - e, tl.where(closer, lower, low))
+        rest = tl.where(joins, tl.where(e < inf, tl.minimum(rest, others), -inf), rest)
+        second = tl.where(joins, tl.minimum(second, tl.minimum(next_ + e, tl.where(closer, upper, up))), second)
+        at = tl.where(closer, tile * BLOCK_K + (least.to(tl.int32, bitcast=True) & (BLOCK_K - 1)), at)
+        lower = tl.where(closer, low, lower)
+        upper = tl.where(closer, up, upper)
+    tl.store(labels + rows, tl.load(order + at, there & (at < K), 0), there)
     every = at * 0 + TWO > 0
     tl.store(threshold + rows, tl.where(every, second, upper), there)
     unsettled = there & (every | ~(upper < rest))
     count = tl.sum(unsettled.to(tl.int32), 0)
     if count > 0:
         # Their order in the list is of no matter: each is decided by itself.
-        place = tl.atomic_add(n_listed, count.to(tl.int64)) + tl.cumsum(unsettled.to(tl.int32), 0) - 1
-        tl.store(listed + place, rows, unsettled)
+        place_in_list = tl.atomic_add(n_listed, count.to(tl.int64)) + tl.cumsum(unsettled.to(tl.int32), 0) - 1
+        tl.store(listed + place_in_list, rows, unsettled)
 
 
 @triton.jit(do_not_specialize=["K", "ROOM"])
@@ -135,37 +205,48 @@ def pairs(
     values, norms, residuals, c_values, half_norms, largest, c_residual, order, threshold, listed, n_listed,
     pair_places, pair_centroids, n_pairs, crowded, by_product, by_norm, by_row, tiny, ROOM, K, PITCH,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
+    EVEN: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Programs share the list, BLOCK_N rows at a time: pairs of a place and each centroid its threshold leaves.
+    """Pairs of a place in the list and each centroid that its threshold leaves.
 
-    Pairs beyond ROOM are left out, and their place is marked in ``crowded``, uint8.
+    Programs share the list, BLOCK_N rows and TILES tiles at a time. Pairs beyond ROOM are left out, and their place is
+    marked in ``crowded``, uint8.
     """
-    total = tl.load(n_listed)
-    for block in range(tl.program_id(0), tl.cdiv(total, BLOCK_N), tl.num_programs(0)):
-        places = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    total, tiles = tl.load(n_listed), tl.cdiv(K, BLOCK_K)
+    parts = tl.cdiv(tiles, TILES)
+    for item in range(tl.program_id(0).to(tl.int64), tl.cdiv(total, BLOCK_N) * parts, tl.num_programs(0)):
+        places = item // parts * BLOCK_N + tl.arange(0, BLOCK_N)
+        first_tile = (item % parts).to(tl.int32) * TILES
         there = places < total
         rows = tl.load(listed + places, there, 0)
-        norm, rest_norm = tl.load(norms + rows, there, 0.0), tl.load(residuals + rows, there, 0.0)
+        u, v, besides = _row_errors(
+            tl.load(norms + rows, there, 0.0), tl.load(residuals + rows, there, 0.0), by_product, by_row, tiny
+        )
         limit = tl.load(threshold + rows, there, -float("inf"))
         a = _rows(values, rows, there, PITCH, BLOCK_N, BLOCK_D, WHOLE)
-        for tile in range(tl.cdiv(K, BLOCK_K)):
+        for tile in range(first_tile, tl.minimum(first_tile + TILES, tiles)):
             s = _scores(
-                a, values, c_values, half_norms, rows, there, tile * BLOCK_K, PITCH, K, BLOCK_N, BLOCK_K, BLOCK_D,
-                PRECISION, WHOLE,
+                a, values, c_values, half_norms, rows, there, tile, PITCH, BLOCK_N, BLOCK_K, BLOCK_D, PRECISION, WHOLE,
+                EVEN,
             )  # fmt: skip
-            e = _error(
-                norm, rest_norm, tl.load(largest + tile), tl.load(c_residual + tile), by_product, by_norm, by_row, tiny
-            )
-            columns = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            e = _error(u, v, besides, tl.load(largest + tile), tl.load(c_residual + tile), by_norm)
+            place = tl.arange(0, BLOCK_K)
             # Not the other way round: a bound that is no number rules nothing out.
-            left = ~((s - e[:, None]) > limit[:, None]) & there[:, None] & (columns < K)[None, :]
-            mine = tl.sum(left.to(tl.int32), 1)
-            count = tl.sum(mine, 0)
-            if count > 0:
-                first = tl.atomic_add(n_pairs, count.to(tl.int64)) + tl.cumsum(mine, 0) - mine
-                at = first[:, None] + tl.cumsum(left.to(tl.int32), 1) - 1
-                fits = left & (at < ROOM)
-                index = tl.load(order + columns, columns < K, 0)
-                tl.store(pair_places + at, (places.to(tl.int32))[:, None] + tl.zeros_like(columns)[None, :], fits)
-                tl.store(pair_centroids + at, index[None, :] + tl.zeros_like(mine)[:, None], fits)
-                tl.store(crowded + places, tl.full((BLOCK_N,), 1, tl.uint8), there & (first + mine > ROOM) & (mine > 0))
+            out = (s - e[:, None] > limit[:, None]) | ~there[:, None]
+            left = tl.where(out, BLOCK_K, tl.where(tile * BLOCK_K + place < K, place, BLOCK_K)[None, :])
+            # The first that is left of every row, then the second: few rows have more.
+            nearest = tl.min(left, 1)
+            count = tl.sum((nearest < BLOCK_K).to(tl.int32), 0)
+            while count > 0:
+                has = nearest < BLOCK_K
+                before = tl.atomic_add(n_pairs, count.to(tl.int64))
+                at = before + tl.cumsum(has.to(tl.int32), 0) - 1
+                fits = has & (at < ROOM)
+                tl.store(pair_places + at, places.to(tl.int32), fits)
+                tl.store(pair_centroids + at, tl.load(order + tile * BLOCK_K + nearest, fits, 0), fits)
+                left = tl.where(left == nearest[:, None], BLOCK_K, left)
+                nearest = tl.min(left, 1)
+                # A list that is full takes no more of any row.
+                more, full = nearest < BLOCK_K, at * 0 + before + count >= ROOM
+                tl.store(crowded + places, tl.full((BLOCK_N,), 1, tl.uint8), (has & ~fits) | (more & full))
+                count = tl.sum((more & ~full).to(tl.int32), 0)

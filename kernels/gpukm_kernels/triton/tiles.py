@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Tiles:
         """Bits that tell centroids of a tile apart."""
         return self.centroids.bit_length() - 1
 
+    def for_clusters(self, k: int) -> Tiles:
+        """The same, with no more centroids in a tile than there are."""
+        return replace(self, centroids=min(self.centroids, max(16, 1 << (k - 1).bit_length())))
+
     @property
     def sound(self) -> bool:
         """Whether the kernels take them."""
@@ -66,13 +70,14 @@ def table(capability: tuple[int, int], stored: str, d: int) -> Tiles:
         return Tiles(64, 64, 32 if d > 16 else 16, 4, 3 if capability >= (8, 0) else 2)
     width = _width(d)
     if capability >= (9, 0):
-        # 227 KiB of shared memory: rows stay there as long as all their features fit a tile.
+        # 227 KiB of shared memory and 128 registers a thread, so that two blocks share a processor, and one multiplies
+        # while the other compares. Rows stay there as long as all their features fit a tile.
         return {
             16: Tiles(128, 128, 16, 8, 3),
             32: Tiles(128, 128, 32, 8, 3),
             64: Tiles(128, 128, 64, 8, 3),
-            128: Tiles(128, 128, 128, 8, 3),
-        }.get(width, Tiles(128, 128, 64, 8, 4))
+            128: Tiles(128, 128, 128, 8, 2),
+        }.get(width, Tiles(128, 128, 64, 8, 3))
     if capability in ((8, 6), (8, 9)):
         return {16: Tiles(128, 64, 16, 4, 3), 32: Tiles(128, 64, 32, 4, 3)}.get(width, Tiles(128, 64, 64, 4, 2))
     return {16: Tiles(128, 128, 16, 4, 3), 32: Tiles(128, 128, 32, 4, 3)}.get(width, Tiles(128, 128, 64, 8, 3))

@@ -1,12 +1,16 @@
 """Compiles the Triton kernels for GPUs that need not be there; run by test_triton.py.
 
-A line each: the kernel, the compute capability, whether its matrix products are made by the matrix units, and the bytes
-of shared memory it takes.
+A line each: the kernel, the compute capability, whether its matrix products are made by the matrix units, the bytes of
+shared memory and the registers it takes, the bytes it spills, and the instructions of its longest loop a score.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import triton
 from gpukm_kernels.triton import screen
@@ -15,8 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TYPES = {
-    **dict.fromkeys(["norms", "residuals", "half_norms", "largest", "c_residual", "threshold"], "*fp32"),
-    **dict.fromkeys(["order", "labels", "stop", "pair_places", "pair_centroids"], "*i32"),
+    **dict.fromkeys(["norms", "residuals", "half_norms", "largest", "c_residual", "threshold", "rest_of"], "*fp32"),
+    **dict.fromkeys(["order", "labels", "stop", "in_turn", "tile_of", "pair_places", "pair_centroids"], "*i32"),
     **dict.fromkeys(["listed", "n_listed", "n_pairs"], "*i64"),
     **dict.fromkeys(["by_product", "by_norm", "by_row", "tiny"], "fp32"),
     **dict.fromkeys(["N", "ROOM"], "i64"),
@@ -38,9 +42,36 @@ def compiled(
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=wide)
     target = GPUTarget("cuda", capability, 32)
     made = triton.compile(source, target=target, options=options)
-    assert made.asm["cubin"]
-    text = made.asm["ptx"]
-    print(name, capability, "wgmma" in text or "mma.sync" in text, made.metadata.shared)
+    text, scores = made.asm["ptx"], constants["BLOCK_N"] * constants["BLOCK_K"] // (32 * options["num_warps"])
+    registers, spilled, longest = machine_code(made.asm["cubin"])
+    print(
+        name, capability, "wgmma" in text or "mma.sync" in text, made.metadata.shared, registers, spilled,
+        longest / scores,
+    )  # fmt: skip
+
+
+def machine_code(cubin: bytes) -> tuple[int, int, int]:
+    """Registers of a thread, bytes on its stack, and instructions of the longest loop; loops may lie within it."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+
+        def said(*command: str) -> str:
+            return subprocess.run([*command, str(path)], check=True, capture_output=True, text=True).stdout
+
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", said(str(tools / "cuobjdump"), "-res-usage"))
+        assert usage
+        text = said(str(tools / "nvdisasm"), "-c")
+    at, labels, loops = 0, {}, [0]
+    for line in text.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = at
+        elif re.match(r"\s*/\*[0-9a-f]{4,}\*/", line):
+            at += 1
+            if (back := re.search(r"BRA\S*.*`\((\.L_x_\d+)\)", line)) and back[1] in labels:
+                loops.append(at - labels[back[1]])
+    return int(usage[1]), int(usage[2]), max(loops)
 
 
 for arch in (80, 90):
@@ -48,13 +79,20 @@ for arch in (80, 90):
         for d in (64, 512):
             t = table((arch // 10, arch % 10), stored, d)
             values = {**TYPES, **dict.fromkeys(["values", "c_values"], "*fp16" if stored == "float16" else "*fp32")}
-            constants = {
+            common = {
                 "BLOCK_N": t.rows,
                 "BLOCK_K": t.centroids,
                 "BLOCK_D": t.features,
                 "PRECISION": precision,
                 "WHOLE": d <= t.features,
+                "EVEN": d % t.features == 0,
             }
             options = {"num_warps": t.warps, "num_stages": t.stages, "enable_fp_fusion": True}
-            compiled(f"screen-{d}-{stored}-{precision}", screen.screen, values, constants, arch, options)
-            compiled(f"pairs-{d}-{stored}-{precision}", screen.pairs, values, constants, arch, options)
+            kernels = {
+                "sweep": (screen.sweep, {}),
+                "screen": (screen.screen, {"WITHIN": False}),
+                "within": (screen.screen, {"WITHIN": True}),
+                "pairs": (screen.pairs, {"TILES": 4}),
+            }
+            for name, (kernel, own) in kernels.items():
+                compiled(f"{name}-{d}-{stored}-{precision}", kernel, values, {**common, **own}, arch, options)

@@ -17,7 +17,9 @@ from gpukm.backends.base import Frame
 from gpukm.backends.gpu import GpuBackend, Tracked
 from gpukm.backends.triton_screen import TritonScreen
 from gpukm.backends.tuning import tune
+from gpukm.functional import kmeans
 from tests.conformance.backend import BackendConformance
+from tests.emulated import as_cupy  # noqa: F401
 from tests.emulator import Emulated
 
 HOPPER = (9, 0)
@@ -26,7 +28,9 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore:{kind}") for kind in ("overflo
 
 
 class Interpreted(TritonScreen):
-    """On arrays of the emulated device."""
+    """On arrays of the emulated device, in two steps wherever there are two tiles."""
+
+    least_tiles, least_rows = 2, 1
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return super()._tensor(torch.from_numpy(np.asarray(array)))
@@ -103,10 +107,78 @@ def test_a_device_that_is_not_known_screens_in_float32() -> None:
 def test_tuning_takes_the_fastest_and_checks_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     device, fast = Emulated(HOPPER), mode("fp16", HOPPER)
     slow, quick = Tiles(16, 16, 16, 4, 1), Tiles(64, 64, 32, 4, 1)
+    [found] = tune(device, lambda t: Interpreted(device, fast, t), [20], 40, 20, [slow, quick])
+    assert found.features == 20 and 0 < found.milliseconds <= found.table_milliseconds
+    taken = iter((3.0, 2.0, 1.0))
+    monkeypatch.setattr("gpukm.backends.tuning._timed", lambda *_: (np.zeros(1), next(taken)))
     [found] = tune(device, lambda t: Interpreted(device, fast, t), [20], 96, 70, [slow, quick])
-    assert found.features == 20 and found.tiles != slow
-    assert 0 < found.milliseconds <= found.table_milliseconds
+    assert (found.tiles, found.milliseconds, found.table_milliseconds) == (quick, 1e3, 3e3)
     answers = iter(([0, 1], [0, 2]))
     monkeypatch.setattr("gpukm.backends.tuning._timed", lambda *_: (np.array(next(answers)), 1.0))
     with pytest.raises(RuntimeError, match="labels rows otherwise"):
         list(tune(device, lambda t: Interpreted(device, fast, t), [20], 96, 70, [slow]))
+
+
+def test_one_step_and_two_agree() -> None:
+    """Rows that have a centroid in each of several tiles nearly as near, at the edges of blocks and tiles."""
+    rng = np.random.default_rng(7)
+    k, n = 4 * 64 + 1, 3 * 32 + 1
+    c = rng.normal(size=(k, 40)).astype(np.float32)
+    a, b = rng.integers(0, k, n), rng.integers(0, k, n)
+    x = ((c[a] + c[b]) / 2 + 1e-3 * rng.normal(size=(n, 40))).astype(np.float32)
+    expected, listed = None, []
+    for least_tiles in (2, 100):
+        for certify in (True, False):
+            backend, labels = backend_of("fp16"), np.empty(n, np.int32)
+            backend.screen.least_tiles = least_tiles  # type: ignore[attr-defined]
+            backend = GpuBackend(backend.device, backend.screen, certify=certify)
+            listed.append(backend.assign(x, backend.prepare(c, Frame(np.zeros(40), float(np.abs(c).max()))), labels))
+            if certify:
+                np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
+            else:
+                expected = labels if expected is None else expected
+                assert (labels == expected).mean() > 0.9
+            assert bool(backend.device.launched["sort.scatter"]) == (least_tiles == 2)
+    assert listed[1] == listed[3] == 0 and 0 < listed[0] <= listed[2] + 3
+
+
+def test_iterations_are_made_in_two_steps(as_cupy: GpuBackend) -> None:  # noqa: F811
+    """Recorded ones, which take no memory of their own; the same bits as on the host."""
+    rng = np.random.default_rng(8)
+    c = rng.normal(size=(40, 20)).astype(np.float32)
+    x = (c[rng.integers(0, 40, 300)] + 0.5 * rng.normal(size=(300, 20))).astype(np.float32)
+    device = as_cupy.device
+    as_cupy.__init__(device, Interpreted(device, mode("fp16", HOPPER), Tiles(64, 16, 32, 4, 1)))  # type: ignore[misc]
+    found = kmeans(x, 40, init=x[:40].copy(), max_iter=8, backend="cupy", watched=True)
+    assert found.digest() == kmeans(x, 40, init=x[:40].copy(), max_iter=8, backend="numpy").digest()
+    # Labels sort rows by tile, and sums those by cluster.
+    launched = device.launched  # type: ignore[attr-defined]
+    assert launched["sort.line_up"] == launched["decide.begin"] + launched["sort.add_runs"] > 10
+
+
+def test_a_label_does_not_depend_on_the_rows_beside_it() -> None:
+    """Two centroids of two tiles whose scores differ by less than a place takes, of which the other one's is lower."""
+    near = np.float32([[-1, 0], [-1, 2.0**-12]])
+    others = np.repeat(np.linspace(0.1, 0.9, 63, dtype=np.float32)[:, None], 2, axis=1) * np.float32([1, 0])
+    c, x = np.concatenate([others, near]), np.float32([[-1, 1e-3]])
+    beside = np.concatenate([x, np.full((20, 2), 0.5, np.float32)])
+    found = []
+    for rows in (x, beside):
+        exact = backend_of("fp16")
+        backend, labels = GpuBackend(exact.device, exact.screen, certify=False), np.empty(len(rows), np.int32)
+        backend.assign(rows, backend.prepare(c, Frame(np.zeros(2), 1.0)), labels)
+        found.append(labels[0])
+    assert found == [64, 64]
+
+
+@pytest.mark.parametrize("ties", [3, 60])
+def test_a_list_that_is_full(monkeypatch: pytest.MonkeyPatch, ties: int) -> None:
+    """Each row is as near to several centroids; what finds no room is compared with all, whatever had found room."""
+    monkeypatch.setattr("gpukm.backends.cascade._LEAST_PAIRS", 5)
+    c = np.eye(60, dtype=np.float32)
+    x = c.reshape(60 // ties, ties, 60).mean(axis=1)[np.arange(33) % (60 // ties)]
+    backend, labels = backend_of("fp16"), np.empty(33, np.int32)
+    backend.assign(x, backend.prepare(c, Frame(np.zeros(60), 2.0)), labels)
+    np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
+    # There is room for two pairs a row, of which the first block of 32 rows takes all in its third step.
+    assert backend.rechecks().n_crowded == (31 if ties == 3 else 33)
