@@ -7,8 +7,8 @@
 
 // Clusters that a block counts in shared memory.
 constexpr int kCounted = 4096;
-// Rows that a warp adds up.
-constexpr int kRun = 64;
+// Rows that a warp adds up, and features that a lane does at a time.
+constexpr int kRun = 64, kWide = 4;
 
 // *moved += rows whose label is not that of before; null counts all.
 extern "C" __global__ void count_moved(const int* labels, const int* before, unsigned long long* moved, long long n) {
@@ -115,7 +115,7 @@ extern "C" __global__ void scatter(const int* labels, int* cursors, int* rows, c
   }
 }
 
-// Adds up sorted rows: a warp takes kRun of them, each lane the features lane, lane + 32, ...
+// Adds up sorted rows: a warp takes kRun of them, each lane the features lane, lane + 32, ..., kWide of these at a time.
 extern "C" __global__ void add_runs(const row_t* x, const double* weight, const int* labels, const int* rows,
                                     const double* scales, double weight_scale, long long* high, long long* low,
                                     long long* weight_high, long long* weight_low, const unsigned long long* moved,
@@ -124,30 +124,54 @@ extern "C" __global__ void add_runs(const row_t* x, const double* weight, const 
   const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
   for (long long first = (static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5)) * kRun; first < n;
        first += static_cast<long long>(gridDim.x) * warps * kRun) {
-    const long long end = first + kRun < n ? first + kRun : n;
-    // The last round is that of the weights, by lane 0.
-    for (int f = lane; f - lane < d + (weight ? 1 : 0); f += 32) {
-      const bool weighs = weight && f == d;
-      if (f > d || (f == d && !weighs)) continue;
-      const double scale = weighs ? weight_scale : scales[f];
-      long long hi = 0, lo = 0;
-      int cluster = labels[rows[first]];
-      for (long long at = first; at <= end; ++at) {
-        const long long row = at < end ? rows[at] : -1;
-        const int label = at < end ? labels[row] : -1;
-        if (label != cluster) {
-          const long long to = cluster;
-          add(weighs ? weight_high + to : high + to * d + f, hi);
-          add(weighs ? weight_low + to : low + to * d + f, lo);
-          hi = lo = 0, cluster = label;
+    const int size = first + kRun < n ? kRun : int(n - first);
+    // Once where there are no features: weights go along with the first.
+    for (int begin = 0; begin == 0 || begin < d; begin += 32 * kWide) {
+      const int mine = begin + lane;
+      double scale[kWide];
+#pragma unroll
+      for (int q = 0; q < kWide; ++q) scale[q] = mine + 32 * q < d ? scales[mine + 32 * q] : 0.0;
+      long long hi[kWide] = {}, lo[kWide] = {}, weight_hi = 0, weight_lo = 0;
+      long long cluster = 0;
+      const auto add_up = [&] {
+#pragma unroll
+        for (int q = 0; q < kWide; ++q) {
+          const int f = mine + 32 * q;
+          if (f < d) add(high + cluster * d + f, hi[q]), add(low + cluster * d + f, lo[q]);
+          hi[q] = lo[q] = 0;
         }
-        if (row < 0) break;
-        long long h, l;
-        const double w = weight ? weight[row] : 1.0;
-        const double v = weighs ? w : weight ? w * double(x[row * d + f]) : double(x[row * d + f]);
-        split(v * scale, &h, &l);
-        hi += h, lo += l;
+        if (weight && begin == 0 && lane == 0) add(weight_high + cluster, weight_hi), add(weight_low + cluster, weight_lo);
+        weight_hi = weight_lo = 0;
+      };
+      for (int part = 0; part < size; part += 32) {
+        // A lane looks at one row, for all.
+        const int m = size - part < 32 ? size - part : 32;
+        const int own = lane < m ? rows[first + part + lane] : 0, own_label = lane < m ? labels[own] : 0;
+        const double own_weight = weight && lane < m ? weight[own] : 1.0;
+        if (part == 0) cluster = __shfl_sync(kAll, own_label, 0);
+#pragma unroll 2
+        for (int i = 0; i < m; ++i) {
+          const row_t* const row = x + __shfl_sync(kAll, own, i) * static_cast<long long>(d) + mine;
+          double v[kWide];
+#pragma unroll
+          for (int q = 0; q < kWide; ++q) v[q] = mine + 32 * q < d ? double(row[32 * q]) : 0.0;
+          const int label = __shfl_sync(kAll, own_label, i);
+          if (label != cluster) add_up(), cluster = label;
+          const double w = __shfl_sync(kAll, own_weight, i);
+#pragma unroll
+          for (int q = 0; q < kWide; ++q) {
+            long long h, l;
+            split((weight ? w * v[q] : v[q]) * scale[q], &h, &l);
+            hi[q] += h, lo[q] += l;
+          }
+          if (weight && begin == 0) {
+            long long h, l;
+            split(w * weight_scale, &h, &l);
+            weight_hi += h, weight_lo += l;
+          }
+        }
       }
+      add_up();
     }
   }
 }
