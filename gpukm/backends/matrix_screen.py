@@ -6,8 +6,9 @@ from typing import Any
 
 from gpukm_kernels.screening import SHARED_KIB, Mode
 
-from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
+from gpukm.backends.cascade import Lists, Packed, Rounded
 from gpukm.backends.device import Device
+from gpukm.backends.two_steps import Turns, TwoStepScreen
 
 #: As ``matrix.cu`` has them: rows and centroids of a tile, threads, features of a piece, pieces that stages hold.
 _TILE, _THREADS, _DEEP, _STAGES = 128, 128, 32, 3
@@ -18,7 +19,7 @@ _HALF_NORMS, _PIECE = 2 * _TILE * 4, _TILE * _DEEP * 2
 _TAKEN, _BLOCKS = 1, 2
 
 
-class MatrixScreen(Screen):
+class MatrixScreen(TwoStepScreen):
     """Rows and centroids rounded to float16; the kernels of ``matrix.cu``.
 
     Parameters
@@ -29,36 +30,43 @@ class MatrixScreen(Screen):
         What the matrix units do with float16.
     """
 
-    copies_rows = True
-
     def __init__(self, device: Device, mode: Mode) -> None:
         self.mode, self._device = mode, device
 
     def tile(self, k: int, d: int) -> tuple[int, int]:
         return _TILE, _PLACE_BITS
 
-    def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
+    def find_tiles(self, x: Any, rows: Rounded, packed: Packed, turns: Turns, stop: Any) -> None:
         n, k = len(x), len(packed.centroids)
-        self._launch(
-            "matrix.screen", -(-n // _TILE), rows, packed, (labels, lists.threshold, lists.rows, lists.n_rows, stop,
-            int(two), n, k),
-        )  # fmt: skip
+        self._launch("find_tiles", -(-n // _TILE), rows, packed, turns.tile_of, turns.rest_of, stop, n, k)
+
+    def label(
+        self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool,
+        turns: Turns | None,
+    ) -> None:  # fmt: skip
+        n, k = len(x), len(packed.centroids)
+        to = (packed.order, labels, lists.threshold, lists.rows, lists.n_rows)
+        if turns is None:
+            self._launch("label", -(-n // _TILE), rows, packed, *to, int(two), stop, n, k)
+        else:
+            order = (turns.in_turn, turns.tile_of, turns.rest_of)
+            self._launch("label_within", -(-n // _TILE), rows, packed, *to, *order, stop, n, k)
 
     def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
-        blocks = min(-(-len(x) // _TILE), _BLOCKS * self._device.processors)
         self._launch(
-            "matrix.pairs", blocks, rows, packed, (lists.threshold, lists.rows, lists.n_rows, lists.places,
-            lists.centroids, lists.n_pairs, lists.room, lists.crowded, len(packed.centroids)),
+            "pairs", min(-(-len(x) // _TILE), _BLOCKS * self._device.processors), rows, packed, packed.order,
+            lists.threshold, lists.rows, lists.n_rows, lists.places, lists.centroids, lists.n_pairs, lists.room,
+            lists.crowded, len(packed.centroids),
         )  # fmt: skip
 
-    def _launch(self, kernel: str, blocks: int, rows: Rounded, packed: Packed, args: tuple[Any, ...]) -> None:
-        """What both kernels are given, and what each is besides."""
+    def _launch(self, kernel: str, blocks: int, rows: Rounded, packed: Packed, *args: Any) -> None:
+        """What all kernels are given, and what each is besides."""
         c, pitch = packed.rounded, rows.values.shape[1]
         pieces, resident = self._pieces(pitch)
         # Compiled once: nothing in it depends on the type of rows.
         self._device.launch(
-            kernel, "float32", blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values, packed.half_norms,
-            packed.largest, packed.residual, packed.order, *packed.errors, *args, pitch, int(resident),
+            f"matrix.{kernel}", "float32", blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values,
+            packed.half_norms, packed.largest, packed.residual, *packed.errors, *args, pitch, int(resident),
             shared=_HALF_NORMS + (_STAGES + pieces) * _PIECE,
         )  # fmt: skip
 

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 from gpukm_kernels.screening import Mode
 from gpukm_kernels.triton import screen as kernels
 from gpukm_kernels.triton.tiles import Tiles, tiles
 
-from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
+from gpukm.backends.cascade import Lists, Packed, Rounded
 from gpukm.backends.device import Device
+from gpukm.backends.two_steps import Turns, TwoStepScreen
 
-_THREADS = 256
 #: Tiles of centroids that a program makes pairs for at a time: the few rows that are listed shall occupy the device.
 _PAIRED_TILES = 4
 
 
-@dataclass
-class _Turns:
-    """What is known of rows when their tiles are, and the order in which these have their turn.
-
-    ``tile_of``, ``rest_of`` and ``in_turn`` are of the rows, the others of the tiles but ``always`` (1,).
-    """
-
-    tile_of: Any
-    rest_of: Any
-    in_turn: Any
-    sizes: Any
-    cursors: Any
-    counts: Any
-    always: Any
-
-
-class TritonScreen(Screen):
+class TritonScreen(TwoStepScreen):
     """Rows and centroids rounded to the mode's type, multiplied by ``tl.dot``.
-
-    Where there are many tiles of centroids, a first sweep finds which of them has a row's least score, by minima alone;
-    rows are sorted by it, and look for their centroid, and what comes next, in that one tile.
 
     Parameters
     ----------
@@ -49,17 +28,7 @@ class TritonScreen(Screen):
     mode : Mode
     chosen : Tiles or None
         For rows of any number of features; None takes them from the table.
-
-    Attributes
-    ----------
-    least_tiles, least_rows : int
-        From how many on there are two steps. *Not measured on a GPU*: sorting and reading the rows once more should
-        take as long as labelling them in a tile or two, and eight more launches.
     """
-
-    copies_rows = True
-    least_tiles = 6
-    least_rows = 1 << 15
 
     def __init__(self, device: Device, mode: Mode, chosen: Tiles | None = None) -> None:
         self.mode, self._device, self._chosen = mode, device, chosen
@@ -74,17 +43,21 @@ class TritonScreen(Screen):
         found = self._chosen or tiles(self._device.model, self._device.capability, self.mode.stored, d)
         return found.for_clusters(k)
 
-    def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
+    def find_tiles(self, x: Any, rows: Rounded, packed: Packed, turns: Turns, stop: Any) -> None:
         (n, d), k = x.shape, len(packed.centroids)
         cut, going_on = self._tiles(k, d), self._go_on if stop is None else stop
-        turns = None
-        if not two and len(packed.largest) >= self.least_tiles and n >= self.least_rows:
-            turns = self._turns(lists, len(packed.largest))
-            self._launch(
-                kernels.sweep, triton.cdiv(n, cut.rows), cut, rows, packed,
-                [*self._vectors(rows, packed)[:-1], turns.tile_of, turns.rest_of, going_on], (n, k),
-            )  # fmt: skip
-            self._sort(x, turns)
+        self._launch(
+            kernels.sweep, triton.cdiv(n, cut.rows), cut, rows, packed,
+            [*self._vectors(rows, packed)[:-1], turns.tile_of, turns.rest_of, going_on], (n, k),
+        )  # fmt: skip
+
+    def label(
+        self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool,
+        turns: Turns | None,
+    ) -> None:  # fmt: skip
+        (n, d), k = x.shape, len(packed.centroids)
+        cut, going_on = self._tiles(k, d), self._go_on if stop is None else stop
+        # Something of the type, where there are no turns.
         order = (labels, labels, lists.threshold) if turns is None else (turns.in_turn, turns.tile_of, turns.rest_of)
         self._launch(
             kernels.screen, triton.cdiv(n, cut.rows), cut, rows, packed,
@@ -101,27 +74,6 @@ class TritonScreen(Screen):
             kernels.pairs, min(items, 4 * self._device.processors), cut, rows, packed,
             [*self._vectors(rows, packed), *found], (lists.room, k), TILES=_PAIRED_TILES,
         )  # fmt: skip
-
-    def _turns(self, lists: Lists, n_tiles: int) -> _Turns:
-        """Those that are kept with the lists."""
-        kept, device, n = lists.kept, self._device, len(lists.threshold)
-        if kept is None or len(kept.sizes) != n_tiles:
-            zeros, empty = device.zeros, device.empty
-            lists.kept = _Turns(
-                zeros(n, np.int32), empty(n, np.float32), empty(n, np.int32), zeros(n_tiles, np.int32),
-                empty(n_tiles, np.int32), zeros(n_tiles, np.int64), device.place(np.ones(1, np.uint64)),
-            )  # fmt: skip
-        return lists.kept  # type: ignore[no-any-return]
-
-    def _sort(self, x: Any, turns: _Turns) -> None:
-        """Line rows up tile by tile, by the kernels that line them up by cluster."""
-        n, n_tiles, row, device = len(x), len(turns.sizes), self._device.kind(x), self._device
-        blocks, when = device.blocks(-(-n // (16 * _THREADS))), (turns.always, 0)
-        device.launch("sort.sizes_of", row, blocks, _THREADS, turns.tile_of, None, turns.sizes, *when, n, n_tiles)
-        device.launch("sort.line_up", row, 1, 1024, turns.sizes, turns.cursors, turns.counts, *when, n_tiles)
-        device.launch(
-            "sort.scatter", row, blocks, _THREADS, turns.tile_of, turns.cursors, turns.in_turn, *when, n, n_tiles
-        )
 
     def _vectors(self, rows: Rounded, packed: Packed) -> list[Any]:
         """What the kernels know of rows and centroids; all but the last is what each of them needs."""

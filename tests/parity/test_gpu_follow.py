@@ -115,7 +115,7 @@ def test_beside_matrix_units(monkeypatch, always, as_cupy):  # noqa: F811
     as_cupy._rungs = Rungs(device, Cascade(device, MatrixScreen(device, mode("fp16", device.capability))))
     x, start = (v.astype(np.float32) for v in HARD["clusters"])
     assert bits(fit(x, start, "cupy", max_iter=6)) == bits(fit(x, start, "numpy", max_iter=6))
-    assert device.launched["matrix.screen"] > 1 and device.launched["follow.score"] > 1
+    assert device.launched["matrix.label"] > 1 and device.launched["follow.score"] > 1
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -53,15 +53,15 @@ def test_rows_that_16_bits_do_not_tell_apart_are_told_apart_in_float32(by_matrix
     x, c = far_groups()
     launched = by_matrix.device.launched
     assert labelled(by_matrix, x, c) > 100 and not launched["screen.screen"]
-    once = launched["matrix.screen"]
+    once = launched["matrix.label"]
     assert [labelled(by_matrix, x, c) for _ in range(3)] == [0, 0, 0]
-    assert launched["matrix.screen"] == once and launched["screen.screen"] == 3
+    assert launched["matrix.label"] == once and launched["screen.screen"] == 3
 
 
 def test_where_neither_helps_the_faster_one_stays(by_matrix):  # noqa: F811
     x, c = ties()
     assert all(labelled(by_matrix, x, c) > 100 for _ in range(5))
-    assert by_matrix.device.launched["screen.screen"] == 1 and by_matrix.device.launched["matrix.screen"] == 4
+    assert by_matrix.device.launched["screen.screen"] == 1 and by_matrix.device.launched["matrix.label"] == 4
 
 
 def test_where_few_rows_are_left_nothing_changes(by_matrix, monkeypatch):  # noqa: F811
@@ -83,7 +83,7 @@ def test_blocks_of_a_stream_are_judged_by_what_labelled_them(by_matrix):  # noqa
         prepared = by_matrix.prepare(c, frame)
         for start in (0, 100, 200):
             by_matrix.assign(x[start : start + 100], prepared, labels)
-    assert by_matrix.device.launched["matrix.screen"] == by_matrix.device.launched["screen.screen"] == 3
+    assert by_matrix.device.launched["matrix.label"] == by_matrix.device.launched["screen.screen"] == 3
 
 
 @pytest.mark.parametrize("first", [far_groups, ties])
@@ -91,11 +91,11 @@ def test_other_data_begin_anew(by_matrix, first):  # noqa: F811
     for _ in range(3):
         labelled(by_matrix, *first())
     launched = by_matrix.device.launched
-    once = launched["matrix.screen"], launched["screen.screen"]
+    once = launched["matrix.label"], launched["screen.screen"]
     x, c = far_groups()
     for _ in range(2):
         labelled(by_matrix, x + 1, c + 1)
-    assert (launched["matrix.screen"], launched["screen.screen"]) == (once[0] + 1, once[1] + 1)
+    assert (launched["matrix.label"], launched["screen.screen"]) == (once[0] + 1, once[1] + 1)
 
 
 def test_a_frame_that_was_sent_twice_is_the_same(by_matrix):  # noqa: F811
@@ -157,7 +157,7 @@ def test_a_fit_has_the_bits_it_has_without(by_matrix, data, free, metric):  # no
     assert found.history == kmeans(x, 40, backend="numpy", **settings).history
     if data is far_groups and metric == "euclidean":
         launched = by_matrix.device.launched
-        assert launched["matrix.screen"] and launched["screen.screen"]
+        assert launched["matrix.label"] and launched["screen.screen"]
 
 
 def test_iterations_without_the_host_change_too(by_matrix):  # noqa: F811
