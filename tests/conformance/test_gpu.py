@@ -109,7 +109,9 @@ class TestMatrix(BackendConformance):
         rng = np.random.default_rng(7)
         signs = rng.choice([-1.0, 1.0], (60, 16))
         c = np.concatenate([(1 - 2.0**-12) * signs, (1 + 0.96875 * 2.0**-12) * signs]).astype(np.float32)
-        assert wrong(by_matrix(options=options, screen=scaled(self.screen, part, part)), signs.astype(np.float32), c) == (part < 1)
+        assert wrong(
+            by_matrix(options=options, screen=scaled(self.screen, part, part)), signs.astype(np.float32), c
+        ) == (part < 1)
 
     @pytest.mark.parametrize("options", [(), ALIGNED])
     @pytest.mark.parametrize("part", [1.0, 0.0])
@@ -120,7 +122,9 @@ class TestMatrix(BackendConformance):
         away[:, 0] = 1
         nearer = np.hstack([np.zeros((100, 1), int), rng.permuted(away[:, 1:], axis=1)])
         c = np.concatenate([x + away, x + nearer])
-        assert wrong(by_matrix(options=options, screen=scaled(self.screen, part, 1.0)), x.astype(np.float32), c) == (part < 1)
+        assert wrong(by_matrix(options=options, screen=scaled(self.screen, part, 1.0)), x.astype(np.float32), c) == (
+            part < 1
+        )
 
 
 class TestMatrixInTwoSteps(TestMatrix):

@@ -22,10 +22,6 @@ using gpukm::Plan;
 using gpukm::Progress;
 using gpukm::Table;
 
-// valgrind runs no AVX-512, so these units are left out.
-const Table* gpukm::table_vnni() { return table_portable(); }
-const Table* gpukm::table_avx512() { return table_portable(); }
-
 // valgrind collects from its first instruction to its last, and writes a file when it returns.
 extern "C" __attribute__((noinline)) void counted(const std::function<void()>& kernel) {
   kernel();

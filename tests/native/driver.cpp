@@ -665,12 +665,13 @@ void check_adverse_starts(const std::vector<const Table*>& tables) {
 
 }  // namespace
 
-int main() {
+int main(int count, char** asked) {
   std::vector<const Table*> tables;
-  for (const char* name : {"portable", "avx2", "vnni", "avx512", "neon"}) {
-    const Table* table = gpukm::choose(name);
+  for (const std::string name : {"portable", "avx2", "vnni", "avx512", "neon"}) {
+    if (count > 1 && std::find(asked + 1, asked + count, name) == asked + count) continue;
+    const Table* table = gpukm::choose(name.c_str());
     if (table) tables.push_back(table);
-    std::printf("%s: %s\n", name, table ? "runs here" : "does not run here");
+    std::printf("%s: %s\n", name.c_str(), table ? "runs here" : "does not run here");
   }
   // First, so that its threads are made while denormals are off.
   check_flushed(tables);
