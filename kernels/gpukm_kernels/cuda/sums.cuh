@@ -5,7 +5,7 @@
 // High and low limbs of rint(v), |v| <= 2^82: v = high 2^32 + low, as gpukm.core.stats.split makes them.
 //
 // What is added to 1.5 2^84 is rounded to a multiple of 2^32, half to even, and its count is the difference of the bits;
-// of 1.5 2^52 likewise to a multiple of one. Conversions to integers of 64 bits take four times as long.
+// of 1.5 2^52 likewise to a multiple of one. This takes no conversions to integers of 64 bits, of which GPUs make few.
 __device__ inline void split(double v, long long* high, long long* low) {
   constexpr double kHigh = 0x1.8p84, kLow = 0x1.8p52;
   const double h = v + kHigh, l = (v - (h - kHigh)) + kLow;
