@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpukm.cli._errors import OK, UNAVAILABLE
+from gpukm.cli._errors import FINDING, OK, UNAVAILABLE
 from gpukm.cli._io import Output, output, table
 from gpukm.cli._options import Cluster, ClusterWait, ConfigFile, Json, TlsCa, TlsCert, TlsKey, given
 
@@ -24,6 +24,14 @@ _LIBRARIES = (
 
 def doctor(
     ctx: typer.Context,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Solve small problems on every usable backend and compare all bits; takes seconds, and more where a "
+            "GPU's kernels are compiled first.",
+        ),
+    ] = False,
     cluster: Cluster = None,
     cluster_wait: ClusterWait = None,
     tls_ca: TlsCa = None,
@@ -34,8 +42,8 @@ def doctor(
 ) -> None:
     """Print devices, backends with the reason where one cannot be used, threads, memory and versions.
 
-    With --cluster also the workers of a Dask cluster, what they offer and whether they fit. Exits with 6 when no
-    backend can be used, or not all workers.
+    With --check also whether all backends give the same bits here; exits with 1 where one does not. With --cluster also
+    the workers of a Dask cluster, what they offer and whether they fit; exits with 6 when not all can be used.
     """
     with output("doctor", as_json) as out:
         found, fits = None, True
@@ -47,8 +55,28 @@ def doctor(
                 out.warn(warning)
             found, fits = _workers(out, loaded.settings)
         data = {**_examine(out), "cluster": None if found is None else _cluster_data(found, fits)}
+        same = _check(out, data["backends"]) if check else True
         workers = "" if found is None else "\n\n" + table(found.lines()[1:], found.lines()[0])
-        out.result(data, lambda: _render(data) + workers, OK if fits else UNAVAILABLE)
+        code = UNAVAILABLE if not fits else OK if same else FINDING
+        out.result(data, lambda: _render(data) + workers, code)
+
+
+def _check(out: Output, backends: list[dict[str, Any]]) -> bool:
+    """Add to each usable backend what came of its check; whether all have the same bits."""
+    from gpukm.selfcheck import check
+
+    by_name, same = {b["name"]: b for b in backends}, True
+    for found in check([b["name"] for b in backends if b["usable"] and b["name"] != "numpy"]):
+        by_name[found.backend]["check"] = {
+            "same_bits": found.problem is None,
+            "problem": found.problem,
+            "reason": found.reason,
+            "seconds": round(found.seconds, 3),
+        }
+        if found.problem is not None:
+            same = False
+            out.warn(f"backend {found.backend} failed its check on {found.problem}: {found.reason}")
+    return same
 
 
 def _workers(out: Output, settings: Settings) -> tuple[Workforce, bool]:
@@ -79,15 +107,15 @@ def _examine(out: Output) -> dict[str, Any]:
     import os
     import platform
 
-    from gpukm.backends import probe, select
-    from gpukm.backends.select import usable_cores
+    from gpukm.backends.select import probe, select, usable_cores
     from gpukm.cli.version import installed_version
     from gpukm.sources.memory import available_bytes
 
     found = probe()
     chosen = select().backend.name
     backends = [
-        {"name": name, "usable": usable, "chosen": name == chosen, "reason": reason} for name, usable, reason in found
+        {"name": name, "usable": usable, "chosen": name == chosen, "reason": reason, "check": None}
+        for name, usable, reason in found
     ]
     if chosen == "numpy":
         out.warn("no compiled kernels: gpukm runs on the slow numpy backend; install a C++ compiler and gpukm again")
@@ -156,8 +184,16 @@ def _render(data: dict[str, Any]) -> str:
         ("CUDA kernels", f"{cache['entries']} compiled, in {cache['folder'] or 'a folder that others can write to'}"),
     ]
     backends = [
-        (b["name"], "chosen" if b["chosen"] else "usable" if b["usable"] else "no", b["reason"] or "-")
+        (b["name"], "chosen" if b["chosen"] else "usable" if b["usable"] else "no", _checked(b), b["reason"] or "-")
         for b in data["backends"]
     ]
     versions = [(name, version or "not installed") for name, version in data["versions"].items()]
-    return "\n\n".join([table(general), table(backends, ("BACKEND", "STATE", "REASON")), table(versions)])
+    return "\n\n".join([table(general), table(backends, ("BACKEND", "STATE", "CHECK", "REASON")), table(versions)])
+
+
+def _checked(backend: dict[str, Any]) -> str:
+    """What came of a backend's check, for people."""
+    found = backend["check"]
+    if found is None:
+        return "-"
+    return f"{'same bits' if found['same_bits'] else 'failed'}, {found['seconds']:.1f} s"
