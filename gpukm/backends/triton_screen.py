@@ -56,7 +56,7 @@ class TritonScreen(TwoStepScreen):
         turns: Turns | None,
     ) -> None:  # fmt: skip
         (n, d), k = x.shape, len(packed.centroids)
-        cut, going_on = self._tiles(k, d), self._go_on if stop is None else stop
+        cut, going_on = self._tiles(k, d).with_places, self._go_on if stop is None else stop
         # Something of the type, where there are no turns.
         order = (labels, labels, lists.threshold) if turns is None else (turns.in_turn, turns.tile_of, turns.rest_of)
         self._launch(
@@ -67,7 +67,7 @@ class TritonScreen(TwoStepScreen):
 
     def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
         (n, d), k = x.shape, len(packed.centroids)
-        cut = self._tiles(k, d)
+        cut = self._tiles(k, d).with_places
         items = triton.cdiv(n, cut.rows) * triton.cdiv(len(packed.largest), _PAIRED_TILES)
         found = [lists.threshold, lists.rows, lists.n_rows, lists.places, lists.centroids, lists.n_pairs, lists.crowded]
         self._launch(

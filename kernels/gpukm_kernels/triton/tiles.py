@@ -45,6 +45,11 @@ class Tiles:
         return replace(self, centroids=min(self.centroids, max(16, 1 << (k - 1).bit_length())))
 
     @property
+    def with_places(self) -> Tiles:
+        """The same where second scores and places are asked for, for which sixteen warps have no registers."""
+        return replace(self, rows=self.rows // 2, warps=8) if self.warps == 16 else self
+
+    @property
     def sound(self) -> bool:
         """Whether the kernels take them."""
         powers = (self.rows, self.centroids, self.features)
@@ -70,14 +75,16 @@ def table(capability: tuple[int, int], stored: str, d: int) -> Tiles:
         return Tiles(64, 64, 32 if d > 16 else 16, 4, 3 if capability >= (8, 0) else 2)
     width = _width(d)
     if capability >= (9, 0):
-        # 227 KiB of shared memory and 128 registers a thread, so that two blocks share a processor, and one multiplies
-        # while the other compares. Rows stay there as long as all their features fit a tile.
+        # Up to 128 features two blocks share a processor, and one multiplies while the other compares; above, groups of
+        # four warps take turns within one. Rows stay in shared memory while all their features have room; else many
+        # rows make up for what is read again and again.
         return {
             16: Tiles(128, 128, 16, 8, 3),
             32: Tiles(128, 128, 32, 8, 3),
             64: Tiles(128, 128, 64, 8, 3),
             128: Tiles(128, 128, 128, 8, 2),
-        }.get(width, Tiles(128, 128, 64, 8, 3))
+            256: Tiles(128, 128, 256, 8, 2),
+        }.get(width if d <= 256 else 0, Tiles(256, 128, 64, 16, 4))
     if capability in ((8, 6), (8, 9)):
         return {16: Tiles(128, 64, 16, 4, 3), 32: Tiles(128, 64, 32, 4, 3)}.get(width, Tiles(128, 64, 64, 4, 2))
     return {16: Tiles(128, 128, 16, 4, 3), 32: Tiles(128, 128, 32, 4, 3)}.get(width, Tiles(128, 128, 64, 8, 3))
@@ -86,13 +93,16 @@ def table(capability: tuple[int, int], stored: str, d: int) -> Tiles:
 def candidates(stored: str, d: int, shared_bytes: int) -> list[Tiles]:
     """Tiles that registers and ``shared_bytes`` of shared memory hold, likely ones first."""
     width, size, made = _width(d), 2 if stored == "float16" else 4, []
-    for rows, centroids in ((128, 128), (128, 256), (256, 128), (64, 256), (64, 128), (128, 64), (64, 64)):
+    shapes = ((128, 128), (256, 128), (128, 256), (256, 64), (64, 256), (64, 128), (128, 64), (64, 64))
+    for rows, centroids in shapes:
         for features in sorted({width, min(width, 64), min(width, 128)}, reverse=True):
-            for warps in (8, 4):
-                for stages in (3, 2, 4):
-                    whole = features >= d
+            for warps in (8, 16, 4):
+                whole = features >= d
+                for stages in (2, 3) if whole else (3, 4):
                     shared = size * features * (rows * (1 if whole else stages) + centroids * stages)
-                    if shared <= shared_bytes and rows * centroids <= 128 * 32 * warps:
+                    # Sixteen warps have half the registers a thread; few threads with many sums have too little to do.
+                    sums = rows * centroids // (32 * warps)
+                    if shared <= shared_bytes and 16 <= sums <= {4: 64, 8: 128, 16: 64}[warps]:
                         made.append(Tiles(rows, centroids, features, warps, stages))
     return made
 

@@ -77,22 +77,23 @@ def machine_code(cubin: bytes) -> tuple[int, int, int]:
 for arch in (80, 90):
     for stored, precision in (("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")):
         for d in (64, 512):
-            t = table((arch // 10, arch % 10), stored, d)
+            cut = table((arch // 10, arch % 10), stored, d)
             values = {**TYPES, **dict.fromkeys(["values", "c_values"], "*fp16" if stored == "float16" else "*fp32")}
-            common = {
-                "BLOCK_N": t.rows,
-                "BLOCK_K": t.centroids,
-                "BLOCK_D": t.features,
-                "PRECISION": precision,
-                "WHOLE": d <= t.features,
-                "EVEN": d % t.features == 0,
-            }
-            options = {"num_warps": t.warps, "num_stages": t.stages, "enable_fp_fusion": True}
             kernels = {
-                "sweep": (screen.sweep, {}),
-                "screen": (screen.screen, {"WITHIN": False}),
-                "within": (screen.screen, {"WITHIN": True}),
-                "pairs": (screen.pairs, {"TILES": 4}),
+                "sweep": (screen.sweep, cut, {}),
+                "screen": (screen.screen, cut.with_places, {"WITHIN": False}),
+                "within": (screen.screen, cut.with_places, {"WITHIN": True}),
+                "pairs": (screen.pairs, cut.with_places, {"TILES": 4}),
             }
-            for name, (kernel, own) in kernels.items():
-                compiled(f"{name}-{d}-{stored}-{precision}", kernel, values, {**common, **own}, arch, options)
+            for name, (kernel, t, own) in kernels.items():
+                constants = {
+                    "BLOCK_N": t.rows,
+                    "BLOCK_K": t.centroids,
+                    "BLOCK_D": t.features,
+                    "PRECISION": precision,
+                    "WHOLE": d <= t.features,
+                    "EVEN": d % t.features == 0,
+                    **own,
+                }
+                options = {"num_warps": t.warps, "num_stages": t.stages, "enable_fp_fusion": True}
+                compiled(f"{name}-{d}-{stored}-{precision}", kernel, values, constants, arch, options)

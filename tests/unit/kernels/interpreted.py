@@ -183,3 +183,12 @@ def test_a_list_that_is_full(monkeypatch: pytest.MonkeyPatch, ties: int) -> None
     np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))
     # There is room for two pairs a row, of which the first block of 32 rows takes all in its third step.
     assert backend.rechecks().n_crowded == (31 if ties == 3 else 33)
+
+
+def test_the_sweep_may_take_more_rows_than_what_follows() -> None:
+    """Sixteen warps, which only minima leave registers for."""
+    rng = np.random.default_rng(10)
+    x, c = rng.normal(size=(150, 20)).astype(np.float32), rng.normal(size=(70, 20)).astype(np.float32)
+    backend, labels = backend_of("fp16", Tiles(64, 32, 16, 16, 1)), np.empty(150, np.int32)
+    backend.assign(x, backend.prepare(c, Frame(np.zeros(20), 5.0)), labels)
+    np.testing.assert_array_equal(labels, backend.cross_distances(x, c).argmin(axis=1))

@@ -43,7 +43,8 @@ def test_under_the_interpreter() -> None:
 def test_compiled_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Screens use the matrix units, but in float32; tiles fit the shared memory of a block.
 
-    On 9.0 two blocks of the sweep have room on a processor, of 64 Ki registers, and a score takes few instructions.
+    On 9.0 two blocks of the sweep have room on a processor of 64 Ki registers at 64 features, and a score takes few
+    instructions.
     """
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     lines = [line.split() for line in output(str(HERE / "compiled.py"), interpret=False).splitlines()]
@@ -54,7 +55,7 @@ def test_compiled_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert int(shared) <= {"80": 163, "90": 227}[capability] << 10, name
         if capability == "90" and mode == ["float16", "ieee"]:
             assert int(spilled) == 0, name
-            if kernel == "sweep":
+            if kernel == "sweep" and d == "64":
                 assert 2 * (int(shared) + 1024) <= 228 << 10 and int(registers) <= 128, name
             # One minimum, one move, and what a tile takes besides.
             most = {"sweep": 4.2, "screen": 9.2, "within": 10.5, "pairs": 21.0}[kernel]
