@@ -26,7 +26,7 @@ _LISTED_ROWS = 1 << 19
 _PAIRS = 2
 _LEAST_PAIRS = 1 << 16
 _THREADS = 256
-#: Half a squared norm that no centroid has which a row is near to.
+#: Half a squared norm of what fills tiles up; nothing is known of a centroid with half of it (``round.cu``).
 _NOWHERE = 3e38
 
 

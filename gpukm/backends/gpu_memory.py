@@ -14,7 +14,7 @@ _SHARE = 0.9
 #: Labels twice, norm and residual, and the distance to the nearest seed.
 _ROW_STATE_BYTES = 24
 #: Lists of a screen, a row of a chunk.
-_LIST_BYTES = 68
+_LIST_BYTES = 72
 _MOST_STREAMED_ROWS = 1 << 22
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpukm_kernels.screening import SHARED_KIB, Mode
+from gpukm_kernels.screening import SHARED_KIB
 
 from gpukm.backends.cascade import Lists, Packed, Rounded
-from gpukm.backends.device import Device
 from gpukm.backends.two_steps import Turns, TwoStepScreen
 
 #: As ``matrix.cu`` has them: rows and centroids of a tile, threads, features of a piece, pieces that stages hold.
@@ -29,9 +28,6 @@ class MatrixScreen(TwoStepScreen):
     mode : Mode
         What the matrix units do with float16.
     """
-
-    def __init__(self, device: Device, mode: Mode) -> None:
-        self.mode, self._device = mode, device
 
     def tile(self, k: int, d: int) -> tuple[int, int]:
         return _TILE, _PLACE_BITS

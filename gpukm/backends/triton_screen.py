@@ -31,7 +31,8 @@ class TritonScreen(TwoStepScreen):
     """
 
     def __init__(self, device: Device, mode: Mode, chosen: Tiles | None = None) -> None:
-        self.mode, self._device, self._chosen = mode, device, chosen
+        super().__init__(device, mode)
+        self._chosen = chosen
         self._go_on = device.zeros(1, "int32")
 
     def tile(self, k: int, d: int) -> tuple[int, int]:

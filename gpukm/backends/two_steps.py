@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gpukm_kernels.screening import Mode
 
 from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
 from gpukm.backends.device import Device
@@ -28,8 +29,6 @@ class Turns:
         Rows tile by tile, in any order within one.
     sizes, cursors, counts : array of shape (tiles,)
         For sorting; ``sizes`` are zero in between.
-    always : array of uint64 of shape (1,)
-        One.
     """
 
     tile_of: Any
@@ -38,13 +37,17 @@ class Turns:
     sizes: Any
     cursors: Any
     counts: Any
-    always: Any
 
 
 class TwoStepScreen(Screen):
-    """Where there are many tiles of centroids, a first sweep finds the tile of each row's least score by minima alone.
+    """Where there are many tiles of centroids, a first sweep finds by minima alone to which of them a row belongs.
 
     Rows are sorted by it, and look for their centroid, and for what comes next, in that one tile.
+
+    Parameters
+    ----------
+    device : Device
+    mode : Mode
 
     Attributes
     ----------
@@ -56,7 +59,10 @@ class TwoStepScreen(Screen):
     copies_rows = True
     least_tiles = 6
     least_rows = 1 << 15
-    _device: Device
+
+    def __init__(self, device: Device, mode: Mode) -> None:
+        self.mode, self._device = mode, device
+        self._always = device.place(np.ones(1, np.uint64))
 
     @abstractmethod
     def find_tiles(self, x: Any, rows: Rounded, packed: Packed, turns: Turns, stop: Any) -> None:
@@ -71,7 +77,9 @@ class TwoStepScreen(Screen):
 
     def screen(self, x: Any, rows: Rounded, packed: Packed, labels: Any, lists: Lists, stop: Any, two: bool) -> None:
         n_tiles, turns = len(packed.largest), None
-        if not two and n_tiles >= self.least_tiles and len(x) >= self.least_rows:
+        # Labels without errors may depend on the steps, hence not on how many rows come at once.
+        enough = len(x) >= self.least_rows or not any(packed.errors)
+        if not two and n_tiles >= self.least_tiles and enough:
             turns = self._turns(lists, n_tiles)
             self.find_tiles(x, rows, packed, turns, stop)
             self._sort(x, turns)
@@ -84,14 +92,14 @@ class TwoStepScreen(Screen):
             zeros, empty = device.zeros, device.empty
             lists.kept = Turns(
                 zeros(n, np.int32), empty(n, np.float32), empty(n, np.int32), zeros(n_tiles, np.int32),
-                empty(n_tiles, np.int32), zeros(n_tiles, np.int64), device.place(np.ones(1, np.uint64)),
+                empty(n_tiles, np.int32), zeros(n_tiles, np.int64),
             )  # fmt: skip
         return lists.kept  # type: ignore[no-any-return]
 
     def _sort(self, x: Any, turns: Turns) -> None:
         """Line rows up tile by tile, by the kernels that line them up by cluster."""
         n, n_tiles, row, device = len(x), len(turns.sizes), self._device.kind(x), self._device
-        blocks, when = device.blocks(-(-n // (16 * _THREADS))), (turns.always, 0)
+        blocks, when = device.blocks(-(-n // (16 * _THREADS))), (self._always, 0)
         device.launch("sort.sizes_of", row, blocks, _THREADS, turns.tile_of, None, turns.sizes, *when, n, n_tiles)
         device.launch("sort.line_up", row, 1, 1024, turns.sizes, turns.cursors, turns.counts, *when, n_tiles)
         device.launch(

@@ -24,8 +24,8 @@ __device__ void round_rows(const row_t* x, const double* center, double scale, c
     square = warp_sum(square), rest = warp_sum(rest);
     if (lane == 0) {
       const float half = float(0.5 * square);
-      // Beyond float32 nothing is known of a vector.
-      norms[i] = half < infinite() ? upward(sqrt(square) * grow) : infinite();
+      // Close to the end of float32, where what fills up tiles lies, nothing is known of a vector.
+      norms[i] = half < 0x1p126f ? upward(sqrt(square) * grow) : infinite();
       residuals[i] = upward(sqrt(rest) * grow);
       if (half_norms) half_norms[i] = half;
     }

@@ -1,5 +1,5 @@
 // Sums of all rows, where many moved: rows are sorted by their labels, so that each warp adds up long runs of one cluster
-// in registers and few atomics are left.
+// in registers and few atomics are left. Screens sort rows by their tiles with the same kernels.
 //
 // Whether that is done is decided on the device: *moved, the rows that changed cluster, is above `few`. Otherwise these
 // kernels return at once, and `accumulate` of update.cu does the work, which else returns at once.
@@ -160,6 +160,7 @@ extern "C" __global__ void add_runs(const row_t* x, const double* weight, const 
           const double w = __shfl_sync(kAll, own_weight, i);
 #pragma unroll
           for (int q = 0; q < kWide; ++q) {
+            if (begin + 32 * q >= d) break;
             long long h, l;
             split((weight ? w * v[q] : v[q]) * scale[q], &h, &l);
             hi[q] += h, lo[q] += l;

@@ -76,7 +76,7 @@ def sweep(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
     EVEN: tl.constexpr,
 ):  # fmt: skip
-    """One program finds the tile of the least score of BLOCK_N rows, and what scores in other tiles do not fall below.
+    """One program finds the tile of BLOCK_N rows' lowest upper bound, and what scores elsewhere do not fall below.
 
     Nothing is asked of a score but a minimum, which is what makes it fast: which centroid it belongs to, and what comes
     next in its tile, is for :func:`screen` to find, in that tile alone.
@@ -246,7 +246,10 @@ def pairs(
                 tl.store(pair_centroids + at, tl.load(order + tile * BLOCK_K + nearest, fits, 0), fits)
                 left = tl.where(left == nearest[:, None], BLOCK_K, left)
                 nearest = tl.min(left, 1)
-                # A list that is full takes no more of any row.
+                # A list that is full takes no more of any row, but all are counted.
                 more, full = nearest < BLOCK_K, at * 0 + before + count >= ROOM
                 tl.store(crowded + places, tl.full((BLOCK_N,), 1, tl.uint8), (has & ~fits) | (more & full))
+                if before + count >= ROOM:
+                    pending = tl.sum(tl.sum((left < BLOCK_K).to(tl.int32), 1), 0)
+                    tl.atomic_add(n_pairs, pending.to(tl.int64))
                 count = tl.sum((more & ~full).to(tl.int32), 0)

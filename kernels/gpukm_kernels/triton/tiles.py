@@ -47,7 +47,7 @@ class Tiles:
     @property
     def with_places(self) -> Tiles:
         """The same where second scores and places are asked for, for which sixteen warps have no registers."""
-        return replace(self, rows=self.rows // 2, warps=8) if self.warps == 16 else self
+        return replace(self, rows=max(16, self.rows // 2), warps=8) if self.warps == 16 else self
 
     @property
     def sound(self) -> bool:
@@ -78,13 +78,15 @@ def table(capability: tuple[int, int], stored: str, d: int) -> Tiles:
         # Up to 128 features two blocks share a processor, and one multiplies while the other compares; above, groups of
         # four warps take turns within one. Rows stay in shared memory while all their features have room; else many
         # rows make up for what is read again and again.
+        again = Tiles(256, 128, 64, 16, 4) if capability < (10, 0) else Tiles(128, 128, 64, 8, 3)
         return {
             16: Tiles(128, 128, 16, 8, 3),
             32: Tiles(128, 128, 32, 8, 3),
             64: Tiles(128, 128, 64, 8, 3),
             128: Tiles(128, 128, 128, 8, 2),
             256: Tiles(128, 128, 256, 8, 2),
-        }.get(width if d <= 256 else 0, Tiles(256, 128, 64, 16, 4))
+            # Of 129 to 192 features a quarter would be zeros.
+        }.get(width if d <= 128 or 192 < d <= 256 else 0, again)
     if capability in ((8, 6), (8, 9)):
         return {16: Tiles(128, 64, 16, 4, 3), 32: Tiles(128, 64, 32, 4, 3)}.get(width, Tiles(128, 64, 64, 4, 2))
     return {16: Tiles(128, 128, 16, 4, 3), 32: Tiles(128, 128, 32, 4, 3)}.get(width, Tiles(128, 128, 64, 8, 3))
