@@ -127,6 +127,9 @@ def assign(
     if isinstance(target, PartFolder):
         done = _write_parts(Spread.of(raw, executor, n_ranges), raw, job, snapshot.centroids, target, progress)
     else:
+        # Before there is a file: what interrupts an import may come out of it as any error.
+        import pyarrow.parquet  # noqa: F401
+
         with atomic_file(target) as stream:
             done = _write(raw, job, snapshot.centroids, stream, progress)
     where_to = target.target if isinstance(target, PartFolder) else os.fspath(target)

@@ -13,7 +13,7 @@ import gpukm
 #: From the top; a room may import those beside it and below it.
 LAYERS = (
     ("cli", "__main__"),
-    ("pipeline", "plan", "checkpoint"),
+    ("pipeline", "plan", "checkpoint", "selfcheck"),
     ("functional", "small", "batched", "minibatch", "stream", "estimators", "snapshots", "reports", "config"),
     ("problem",),
     ("core", "executors", "sources", "preprocessing"),

@@ -58,5 +58,5 @@ def test_compiled_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             if kernel == "sweep" and d == "64":
                 assert 2 * (int(shared) + 1024) <= 228 << 10 and int(registers) <= 128, name
             # One minimum, one move, and what a tile takes besides.
-            most = {"sweep": 4.2, "screen": 9.2, "within": 10.5, "pairs": 21.0}[kernel]
+            most = {"sweep": 4.2, "screen": 9.2, "within": 10.5, "pairs": 24.0}[kernel]
             assert float(a_score) <= most + (3 if d == "512" else 0), (name, a_score)
