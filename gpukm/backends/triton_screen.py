@@ -49,7 +49,7 @@ class TritonScreen(TwoStepScreen):
         cut, going_on = self._tiles(k, d), self._go_on if stop is None else stop
         self._launch(
             kernels.sweep, triton.cdiv(n, cut.rows), cut, rows, packed,
-            [*self._vectors(rows, packed)[:-1], turns.tile_of, turns.rest_of, going_on], (n, k),
+            [turns.tile_of, turns.rest_of, going_on], (n, k),
         )  # fmt: skip
 
     def label(
@@ -62,7 +62,7 @@ class TritonScreen(TwoStepScreen):
         order = (labels, labels, lists.threshold) if turns is None else (turns.in_turn, turns.tile_of, turns.rest_of)
         self._launch(
             kernels.screen, triton.cdiv(n, cut.rows), cut, rows, packed,
-            [*self._vectors(rows, packed), labels, lists.threshold, lists.rows, lists.n_rows, going_on, *order],
+            [packed.order, labels, lists.threshold, lists.rows, lists.n_rows, going_on, *order],
             (int(two), n, k), WITHIN=turns is not None,
         )  # fmt: skip
 
@@ -70,29 +70,23 @@ class TritonScreen(TwoStepScreen):
         (n, d), k = x.shape, len(packed.centroids)
         cut = self._tiles(k, d).with_places
         items = triton.cdiv(n, cut.rows) * triton.cdiv(len(packed.largest), _PAIRED_TILES)
-        found = [lists.threshold, lists.rows, lists.n_rows, lists.places, lists.centroids, lists.n_pairs, lists.crowded]
         self._launch(
             kernels.pairs, min(items, 4 * self._device.processors), cut, rows, packed,
-            [*self._vectors(rows, packed), *found], (lists.room, k), TILES=_PAIRED_TILES,
+            [packed.order, lists.threshold, lists.rows, lists.n_rows, lists.places, lists.centroids, lists.n_pairs,
+             lists.crowded], (lists.room, k), TILES=_PAIRED_TILES,
         )  # fmt: skip
-
-    def _vectors(self, rows: Rounded, packed: Packed) -> list[Any]:
-        """What the kernels know of rows and centroids; all but the last is what each of them needs."""
-        c = packed.rounded
-        return [
-            rows.values, rows.norms, rows.residuals, c.values, packed.half_norms, packed.largest, packed.residual,
-            packed.order,
-        ]  # fmt: skip
 
     def _launch(
         self, kernel: Any, programs: int, cut: Tiles, rows: Rounded, packed: Packed, arrays: list[Any],
         counts: tuple[int, ...], **constants: Any,
     ) -> None:  # fmt: skip
-        """Launch a kernel where the arrays are."""
-        pitch = rows.values.shape[1]
+        """What all kernels are given, and what each is besides."""
+        c, pitch = packed.rounded, rows.values.shape[1]
+        vectors = (rows.values, rows.norms, rows.residuals, c.values)
+        bounds = (packed.half_norms, packed.largest, packed.residual)
         with self._device.here():
             kernel[(programs,)](
-                *(self._tensor(array) for array in arrays), *packed.errors, *counts, pitch,
+                *(self._tensor(array) for array in (*vectors, *bounds, *arrays)), *packed.errors, *counts, pitch,
                 BLOCK_N=cut.rows, BLOCK_K=cut.centroids, BLOCK_D=cut.features, PRECISION=self.mode.precision,
                 WHOLE=pitch <= cut.features, EVEN=pitch % cut.features == 0, num_warps=cut.warps,
                 num_stages=cut.stages, enable_fp_fusion=True, **constants,  # bounds hold with fusion and without

@@ -79,13 +79,13 @@ def table(capability: tuple[int, int], stored: str, d: int) -> Tiles:
         # four warps take turns within one. Rows stay in shared memory while all their features have room; else many
         # rows make up for what is read again and again.
         again = Tiles(256, 128, 64, 16, 4) if capability < (10, 0) else Tiles(128, 128, 64, 8, 3)
+        # Of 129 to 192 features a quarter of a whole tile would be zeros.
         return {
             16: Tiles(128, 128, 16, 8, 3),
             32: Tiles(128, 128, 32, 8, 3),
             64: Tiles(128, 128, 64, 8, 3),
             128: Tiles(128, 128, 128, 8, 2),
             256: Tiles(128, 128, 256, 8, 2),
-            # Of 129 to 192 features a quarter would be zeros.
         }.get(width if d <= 128 or 192 < d <= 256 else 0, again)
     if capability in ((8, 6), (8, 9)):
         return {16: Tiles(128, 64, 16, 4, 3), 32: Tiles(128, 64, 32, 4, 3)}.get(width, Tiles(128, 64, 64, 4, 2))
@@ -99,12 +99,13 @@ def candidates(stored: str, d: int, shared_bytes: int) -> list[Tiles]:
     for rows, centroids in shapes:
         for features in sorted({width, min(width, 64), min(width, 128)}, reverse=True):
             for warps in (8, 16, 4):
+                # Sixteen warps have half the registers a thread; few threads with many sums have too little to do.
+                if not 16 <= rows * centroids // (32 * warps) <= {4: 64, 8: 128, 16: 64}[warps]:
+                    continue
                 whole = features >= d
                 for stages in (2, 3) if whole else (3, 4):
                     shared = size * features * (rows * (1 if whole else stages) + centroids * stages)
-                    # Sixteen warps have half the registers a thread; few threads with many sums have too little to do.
-                    sums = rows * centroids // (32 * warps)
-                    if shared <= shared_bytes and 16 <= sums <= {4: 64, 8: 128, 16: 64}[warps]:
+                    if shared <= shared_bytes:
                         made.append(Tiles(rows, centroids, features, warps, stages))
     return made
 
