@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from gpukm.backends.device import Device
+from gpukm.backends.gpu_sort import Sorter
 
 _THREADS = 256
 #: Rows that are sorted at a time, which bounds the memory of their order.
@@ -42,8 +41,7 @@ class Adder:
 
     def __init__(self, device: Device, n: int, k: int, scales: Any, weight_scale: float) -> None:
         self._device, self._scales, self._weight_scale, self._k = device, scales, weight_scale, k
-        self._sizes, self._cursors = device.zeros(k, np.int32), device.empty(k, np.int32)
-        self._rows = device.empty(max(1, min(n, _SORTED_ROWS)), np.int32)
+        self._sorter = Sorter(device, max(1, min(n, _SORTED_ROWS)), k)
 
     def add(
         self, sums: Sums, x: Any, weight: Any, labels: Any, before: Any, moved: Any, *, alone: bool = False
@@ -75,10 +73,8 @@ class Adder:
             part = slice(start, min(start + _SORTED_ROWS, n))
             m, own, when = part.stop - start, labels[part], (moved, few)
             w, old = (None if v is None else v[part] for v in (weight, before))
-            launch("sort.sizes_of", -(-m // (16 * _THREADS)), own, old, self._sizes, *when, m, k)
-            device.launch("sort.line_up", row, 1, 1024, self._sizes, self._cursors, sums.counts, *when, k)
-            launch("sort.scatter", -(-m // (16 * _THREADS)), own, self._cursors, self._rows, *when, m, k)
+            self._sorter.sort(row, own, old, sums.counts, when)
             launch(
-                "sort.add_runs", -(-m // (8 * 64)), x[part], w, own, self._rows, self._scales, self._weight_scale,
-                sums.hi, sums.lo, sums.weight_hi, sums.weight_lo, *when, m, d,
+                "sort.add_runs", -(-m // (8 * 64)), x[part], w, own, self._sorter.rows, self._scales,
+                self._weight_scale, sums.hi, sums.lo, sums.weight_hi, sums.weight_lo, *when, m, d,
             )  # fmt: skip

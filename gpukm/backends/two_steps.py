@@ -11,8 +11,7 @@ from gpukm_kernels.screening import Mode
 
 from gpukm.backends.cascade import Lists, Packed, Rounded, Screen
 from gpukm.backends.device import Device
-
-_THREADS = 256
+from gpukm.backends.gpu_sort import Sorter
 
 
 @dataclass
@@ -25,18 +24,21 @@ class Turns:
         The tile of a row's lowest upper bound.
     rest_of : array of float32 of shape (n,)
         What the scores of centroids elsewhere do not fall below.
-    in_turn : array of int32 of shape (n,)
-        Rows tile by tile, in any order within one.
-    sizes, cursors, counts : array of shape (tiles,)
-        For sorting; ``sizes`` are zero in between.
+    sorter : Sorter
+        Rows tile by tile.
+    counts : array of int64 of shape (tiles,)
+        Which sorting asks for.
     """
 
     tile_of: Any
     rest_of: Any
-    in_turn: Any
-    sizes: Any
-    cursors: Any
+    sorter: Sorter
     counts: Any
+
+    @property
+    def in_turn(self) -> Any:
+        """Rows tile by tile, int32 of shape (n,)."""
+        return self.sorter.rows
 
 
 class TwoStepScreen(Screen):
@@ -82,26 +84,18 @@ class TwoStepScreen(Screen):
         if not two and n_tiles >= self.least_tiles and enough:
             turns = self._turns(lists, n_tiles)
             self.find_tiles(x, rows, packed, turns, stop)
-            self._sort(x, turns)
+            # By the kernels that line rows up by cluster.
+            turns.sorter.sort(self._device.kind(x), turns.tile_of[: len(x)], None, turns.counts, (self._always, 0))
         self.label(x, rows, packed, labels, lists, stop, two, turns)
 
     def _turns(self, lists: Lists, n_tiles: int) -> Turns:
         """Those that are kept with the lists."""
         kept, device, n = lists.kept, self._device, len(lists.threshold)
-        if kept is None or len(kept.sizes) != n_tiles:
-            zeros, empty = device.zeros, device.empty
+        if kept is None or kept.sorter.k != n_tiles:
             lists.kept = Turns(
-                zeros(n, np.int32), empty(n, np.float32), empty(n, np.int32), zeros(n_tiles, np.int32),
-                empty(n_tiles, np.int32), zeros(n_tiles, np.int64),
-            )  # fmt: skip
+                device.zeros(n, np.int32),
+                device.empty(n, np.float32),
+                Sorter(device, n, n_tiles),
+                device.zeros(n_tiles, np.int64),
+            )
         return lists.kept  # type: ignore[no-any-return]
-
-    def _sort(self, x: Any, turns: Turns) -> None:
-        """Line rows up tile by tile, by the kernels that line them up by cluster."""
-        n, n_tiles, row, device = len(x), len(turns.sizes), self._device.kind(x), self._device
-        blocks, when = device.blocks(-(-n // (16 * _THREADS))), (self._always, 0)
-        device.launch("sort.sizes_of", row, blocks, _THREADS, turns.tile_of, None, turns.sizes, *when, n, n_tiles)
-        device.launch("sort.line_up", row, 1, 1024, turns.sizes, turns.cursors, turns.counts, *when, n_tiles)
-        device.launch(
-            "sort.scatter", row, blocks, _THREADS, turns.tile_of, turns.cursors, turns.in_turn, *when, n, n_tiles
-        )
