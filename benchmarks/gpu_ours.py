@@ -77,7 +77,9 @@ class Gpukm(Peer):
         sample = np.arange(0, len(rows), max(1, len(rows) // 1024))
         center = np.median(self.backend.fetch(self.backend.take(rows, sample)), axis=0).astype(np.float64)
         low, high = self.backend.column_range(rows)
-        return Frame(center, float(np.maximum(high - center, center - low).max()))
+        radius = float(np.maximum(high - center, center - low).max())
+        device = getattr(self.backend, "device", None)
+        return Frame(center, radius, device and device.kind(rows))
 
     def assigning(self, data: Data) -> Assigning:
         backend, rows, start = self.backend, self.rows(data.x), centroids(data)

@@ -161,9 +161,10 @@ def fit_iter(
     precision : {"exact", "fast", "tf32", "ieee"}
         All but ``exact`` are for GPUs and leave the labels of iterations uncertified: each row gets the centroid of its
         lowest score, as ``fast``, by 16-bit floats where the matrix units are known, ``tf32`` or plain float32,
-        ``ieee``, computes it. A row nearly as near to another centroid may count there, and the centroids end
-        elsewhere. Labels, counts and inertia of the result are exact for its centroids all the same. Same machine
-        and settings, same bits; no more is promised, not even for a fit that is resumed.
+        ``ieee``, computes it; rows of 16 bits on a device are multiplied as they lie by ``fast``. A row nearly as near
+        to another centroid may count there, and the centroids end elsewhere. Labels, counts and inertia of the result
+        are exact for its centroids all the same. Same machine and settings, same bits; no more is promised, not even
+        for a fit that is resumed.
     quality : {"standard", "best"}
         ``best`` goes on after the best start: it swaps centroids of little use for rows that lie badly and iterates
         again, as long as that helps, at several times the cost. The inertia never ends higher than with ``standard``.

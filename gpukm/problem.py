@@ -219,7 +219,7 @@ def _problem(
         raise DataError(f"values reach {largest:g}; squared distances would overflow, so scale the data below 1e140")
     fixed = Fixed(
         grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
-        frame=_frame(scan, rows.dtype),
+        frame=_frame(scan, rows.dtype, rows.stored if isinstance(rows, Source) else None),
         reference=look.reference.point,
         dtype=rows.dtype,
         spherical=metric == "cosine",
@@ -239,11 +239,11 @@ def _problem(
     )
 
 
-def _frame(scan: Scan, dtype: np.dtype) -> Frame:
+def _frame(scan: Scan, dtype: np.dtype, stored: str | None) -> Frame:
     """Origin for screening: the median of a sample, and how far data reaches from it."""
     rows = scan.sample[:: max(1, len(scan.sample) // _HEAD_ROWS)]  # of many shards there are more than it takes
     center = np.median(rows, axis=0).astype(dtype).astype(np.float64)
-    return Frame(center, float(np.maximum(scan.maximum - center, center - scan.minimum).max()))
+    return Frame(center, float(np.maximum(scan.maximum - center, center - scan.minimum).max()), stored)
 
 
 def positive(name: str, value: Any) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from gpukm_kernels import cuda
 
-from gpukm.backends.device import Device
+from gpukm.backends.device import SHORT, Device
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = ROOT / "tests" / "native" / "emulate.h"
@@ -270,6 +270,9 @@ class Emulated(Device):
         made.brain = True
         return made
 
+    def address(self, array: Any) -> int:
+        return int(array.ctypes.data)
+
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
         shape = tuple(shape) if isinstance(shape, tuple | list) else (operator.index(shape),)
@@ -366,7 +369,8 @@ class Emulated(Device):
             expected = {"row_t": row, "wide_t": wide}.get(parameter.type, POINTEES.get(parameter.type))
             if expected is None:
                 raise TypeError(f"{what} points to {parameter.type}, which no array holds")
-            if self.kind(argument) != expected:
+            # Kernels know numbers of 16 bits by their bits.
+            if self.kind(argument) not in ((expected, *SHORT) if expected == "uint16" else (expected,)):
                 raise TypeError(f"{what} points to {parameter.type}, {expected}, not {self.kind(argument)}")
         return ctypes.c_void_p(argument.ctypes.data)
 

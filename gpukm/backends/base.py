@@ -32,16 +32,20 @@ class Frame:
         A robust centre of the data, representable in the working dtype.
     radius : float
         Upper bound of ``|x - center|`` over all features and rows.
+    stored : str or None
+        The type that all rows lie in on a device; None where that is not known, or they lie on the host.
     """
 
     center: np.ndarray
     radius: float
+    stored: str | None = None
 
     def same(self, other: Frame | None) -> bool:
         """Whether it is this frame, which a cluster may have sent twice."""
         if other is None or self is other:
             return self is other
-        return self.radius == other.radius and np.array_equal(self.center, other.center)
+        alike = (self.radius, self.stored) == (other.radius, other.stored)
+        return alike and np.array_equal(self.center, other.center)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gpukm_kernels.screening import PAD, PLAIN, Mode, errors, exponent_of
 
 from gpukm.backends.base import Frame
-from gpukm.backends.device import Device
+from gpukm.backends.device import SHORT, Device
 
 #: Rows that are screened at a time, which bounds the memory of lists.
 CHUNK_ROWS = 1 << 22
@@ -26,13 +27,23 @@ _LISTED_ROWS = 1 << 19
 _PAIRS = 2
 _LEAST_PAIRS = 1 << 16
 _THREADS = 256
+#: Bytes that are copied at once, and whose multiples rows begin at.
+_ALIGNED = 16
 #: Half a squared norm of what fills tiles up; nothing is known of a centroid with half of it (``round.cu``).
 _NOWHERE = 3e38
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Vectors as a screen takes them: ``values`` (n, pitch) or None where it rounds rows itself, and bounds (n,)."""
+    """Vectors as a screen takes them, and bounds (n,); what is not asked for is None.
+
+    Attributes
+    ----------
+    values : array of shape (n, pitch) or None
+        None where the screen rounds rows itself.
+    norms, residuals : array of float32 of shape (n,) or None
+        None where nothing is certified.
+    """
 
     values: Any
     norms: Any
@@ -40,7 +51,7 @@ class Rounded:
 
     def part(self, rows: slice) -> Rounded:
         """Some of them."""
-        return Rounded(None if self.values is None else self.values[rows], self.norms[rows], self.residuals[rows])
+        return Rounded(*(None if v is None else v[rows] for v in (self.values, self.norms, self.residuals)))
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,9 @@ class Packed:
         Which of them stands where.
     rounded : Rounded
     half_norms : array of float32, of the centroids of whole tiles
+        Where nothing is certified those of the rounded centroids, of which one is the nearest by scores then.
     largest, residual : array of float32 of shape (tiles,)
-        Of the norms and residuals of a tile.
+        Of the norms and residuals of a tile; zeros where nothing is certified.
     center : array of float64 of shape (d,)
     scale : float
     errors : tuple of float
@@ -103,7 +115,7 @@ class Lists:
 
     def __init__(self, device: Device, n: int, pairs: int, tally: Any = None) -> None:
         self.tally = tally
-        self.zeros: tuple[Any, ...] | None = None  # as errors, of rows and of tiles
+        self.zeros: Any = None  # as errors of rows
         self.kept: Any = None
         self.room = max(_LEAST_PAIRS, pairs * n)
         self.threshold, self.rows = device.empty(n, np.float32), device.empty(n, np.int64)
@@ -125,6 +137,12 @@ class Screen(ABC):
 
     mode: Mode
     copies_rows: bool
+
+    def by(self, mode: Mode) -> Screen:
+        """The same in another mode, of vectors of 16 bits as well."""
+        found = copy(self)
+        found.mode = mode
+        return found
 
     @abstractmethod
     def tile(self, k: int, d: int) -> tuple[int, int]:
@@ -151,18 +169,24 @@ class Cascade:
     screen : Screen
     certify : bool
         False gives every row the centroid of its lowest score, and proves nothing.
+    as_they_lie : bool
+        Whether rows of the screen's own type are taken from where they lie: about the origin, and unscaled. Nothing can
+        be certified then.
     tally : array of uint64 of shape (2,) or None
         That of another cascade, to count on from there.
 
     Attributes
     ----------
     screen : Screen
+    certify : bool
     tally : array of uint64 of shape (2,)
         As of :class:`Lists`, of all labels but those of :meth:`assign_two`.
     """
 
-    def __init__(self, device: Device, screen: Screen, certify: bool = True, tally: Any = None) -> None:
-        self._device, self.screen, self.certify = device, screen, certify
+    def __init__(
+        self, device: Device, screen: Screen, certify: bool = True, tally: Any = None, *, as_they_lie: bool = False
+    ) -> None:
+        self._device, self.screen, self.certify, self._as_they_lie = device, screen, certify, as_they_lie
         self.tally = device.zeros(2, np.uint64) if tally is None else tally
 
     @property
@@ -178,13 +202,15 @@ class Cascade:
     def pack(self, centroids: np.ndarray, frame: Frame, order: np.ndarray | None = None) -> Packed:
         """Pack centroids (k, d), in the dtype of the rows, in an ``order`` (k,) int32 or by their norms."""
         device, screen, (k, d) = self._device, self.screen, centroids.shape
-        exponent = exponent_of(frame.radius)
+        center, exponent = frame.center, exponent_of(frame.radius)
+        if self._as_they_lie:
+            center, exponent = np.zeros(d), 0
         if order is None:
-            centred = (centroids - frame.center.astype(centroids.dtype)).astype(np.float64)
+            centred = (centroids - center.astype(centroids.dtype)).astype(np.float64)
             order = np.argsort(np.einsum("kd,kd->k", centred, centred), kind="stable").astype(np.int32)
         tile, index_bits = screen.tile(k, d)
         tiles = -(-k // tile)
-        largest, residual = (device.empty(tiles, np.float32) for _ in range(2))
+        largest, residual = (device.zeros(tiles, np.float32) for _ in range(2))
         packed = Packed(
             screen,
             device.place(np.ascontiguousarray(centroids)),
@@ -194,9 +220,9 @@ class Cascade:
             device.place(np.full(tiles * tile, _NOWHERE, np.float32)),
             largest,
             residual,
-            device.place(np.ascontiguousarray(frame.center, np.float64)),
+            device.place(np.ascontiguousarray(center, np.float64)),
             float(np.ldexp(1.0, exponent)),
-            errors(screen.mode, d, exponent, index_bits),
+            errors(screen.mode, d, exponent, index_bits) if self.certify else (0.0, 0.0, 0.0, 0.0),
         )
         self.repack(packed)
         return packed
@@ -205,6 +231,8 @@ class Cascade:
         """Pack centroids again that have changed on the device, in the same order."""
         (k, d), row = packed.centroids.shape, self._device.kind(packed.centroids)
         self._round(packed.centroids, packed, packed.rounded, packed.order, packed.half_norms)
+        if not self.certify:
+            return
         tile, _ = self.screen.tile(k, d)
         self._device.launch(
             "round.tile_bounds", row, self._device.blocks(-(-len(packed.largest) // _THREADS)), _THREADS,
@@ -214,29 +242,36 @@ class Cascade:
     def round(self, x: Any, packed: Packed) -> Rounded:
         """What the screen takes of rows x (n, d)."""
         n, d = x.shape
+        if not self.certify and (not self.copies_rows or self._lies(x)):
+            return Rounded(x if self.copies_rows else None, None, None)
         rounded = self._room(n, d, self._device.empty if self.screen.copies_rows else None)
         self._round(x, packed, rounded, None, None)
         return rounded
+
+    def _lies(self, x: Any) -> bool:
+        """Whether the screen takes rows x (n, d) from where they lie."""
+        device = self._device
+        own = self._as_they_lie and device.kind(x) == self.screen.mode.stored
+        return own and x.shape[1] % PAD == 0 and device.address(x) % _ALIGNED == 0
 
     def _room(self, n: int, d: int, of_values: Callable[[Any, Any], Any] | None) -> Rounded:
         """Memory for rounded vectors; None keeps no values."""
         mode, device = self.screen.mode, self._device
         # Halves go by their bits: not every library knows the type.
-        stored = np.uint16 if mode.stored == "float16" else np.float32
+        stored = np.uint16 if mode.stored in SHORT else np.float32
         pitch = -(-d // PAD) * PAD
         return Rounded(
             None if of_values is None else of_values((n, pitch), stored),
-            device.empty(n, np.float32),
-            device.empty(n, np.float32),
+            *(device.empty(n, np.float32) if self.certify else None for _ in range(2)),
         )
 
     def _round(self, x: Any, packed: Packed, to: Rounded, order: Any, half_norms: Any) -> None:
         """Round vectors about the centre."""
-        (n, d), mode = x.shape, self.screen.mode
-        kernel = "round.round_half" if mode.stored == "float16" else "round.round_single"
-        self._device.launch(
-            kernel, self._device.kind(x), self._device.blocks(-(-n // (_THREADS // 32))), _THREADS, x, packed.center,
-            packed.scale, order, to.values, to.norms, to.residuals, half_norms, n, d, -(-d // PAD) * PAD,
+        (n, d), device = x.shape, self._device
+        device.launch(
+            f"round.round_{self.screen.mode.stored}", device.kind(x), device.blocks(-(-n // (_THREADS // 32))),
+            _THREADS, x, packed.center, packed.scale, order, to.values, to.norms, to.residuals, half_norms, n, d,
+            -(-d // PAD) * PAD,
         )  # fmt: skip
 
     def pairs(self, x: Any, rows: Rounded, packed: Packed, lists: Lists) -> None:
@@ -270,7 +305,8 @@ class Cascade:
             self.clear(lists, x, counted)
 
     def assign_two(self, x: Any, packed: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels, and D to the nearest and the second nearest, on the host."""
+        """Labels, and D to the nearest and the second nearest, on the host, which are always certified."""
+        assert self.certify
         n, device = len(x), self._device
         labels, nearest, second = np.empty(n, np.int32), np.empty(n), np.empty(n)
         for start in range(0, n, _LISTED_ROWS):
@@ -294,8 +330,8 @@ class Cascade:
             """A kernel of ``decide.cu``."""
             self._device.launch(kernel, self._device.kind(x), self._device.blocks(-(-n // _THREADS)), _THREADS, *args)
 
-        if second is None and not self.certify:
-            self.screen.screen(x, *self._as_if_exact(rows, packed, lists), labels, lists, stop, False)
+        if not self.certify:
+            self.screen.screen(x, self._unbounded(rows, n, lists), packed, labels, lists, stop, False)
             return
         self.screen.screen(x, rows, packed, labels, lists, stop, second is not None)
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
@@ -315,14 +351,9 @@ class Cascade:
             "loop.clear", self._device.kind(x), 1, 1, lists.n_rows, lists.n_pairs, lists.room, counters, lists.tally
         )
 
-    def _as_if_exact(self, rows: Rounded, packed: Packed, lists: Lists) -> tuple[Rounded, Packed]:
-        """The same with errors of zero, which make a screen take the lowest score for the nearest centroid's."""
-        n, tiles = len(rows.norms), len(packed.largest)
-        if lists.zeros is None or len(lists.zeros[1]) < tiles:
+    def _unbounded(self, rows: Rounded, n: int, lists: Lists) -> Rounded:
+        """So many rows with errors of zero, which make a screen take the lowest score for the nearest centroid's."""
+        if lists.zeros is None:
             # Kept with the lists, which live as long as a recorded iteration.
-            lists.zeros = tuple(self._device.zeros(m, np.float32) for m in (len(lists.threshold), tiles))
-        of_rows, of_tiles = lists.zeros[0][:n], lists.zeros[1][:tiles]
-        return (
-            Rounded(rows.values, of_rows, of_rows),
-            replace(packed, largest=of_tiles, residual=of_tiles, errors=(0.0, 0.0, 0.0, 0.0)),
-        )
+            lists.zeros = self._device.zeros(len(lists.threshold), np.float32)
+        return Rounded(rows.values, lists.zeros[:n], lists.zeros[:n])

@@ -71,6 +71,10 @@ class Device(ABC):
         return array
 
     @abstractmethod
+    def address(self, array: Any) -> int:
+        """Where its first number lies on the device."""
+
+    @abstractmethod
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
         """Memory with no particular values."""
 

@@ -59,7 +59,7 @@ class GpuBackend(Backend):
     limit_bytes : int or None
         Memory to take on the device; None takes nearly all that is free.
     certify : bool
-        False labels rows as the screen does, but in :meth:`assign_two`.
+        False labels rows as the screen does; :meth:`assign_two` is for others.
     tally : array of uint64 of shape (2,) or None
         As of :class:`Cascade`.
     """
@@ -383,7 +383,7 @@ class GpuBackend(Backend):
             return [np.empty((0, 4)) for _ in chosen]
 
     def pool(self, x: Any, weight: Any, labels: np.ndarray, nearest: np.ndarray, frame: Frame) -> Pool:
-        return GpuPool(self.device, self.cascade, self._room, frame, self._on(x), weight, labels, nearest)
+        return GpuPool(self.device, self.certified.cascade, self._room, frame, self._on(x), weight, labels, nearest)
 
     def _on(self, array: Any) -> Any:
         """The array on the device."""

@@ -1,24 +1,32 @@
-"""Which screen labels rows: the one by matrix units, or where that leaves too many rows to D, the one in float32."""
+"""Which screen labels rows.
+
+The one by matrix units, or where that leaves too many rows to D, the one in float32; where labels are not certified,
+rows of 16 bits go to the matrix units as they lie.
+"""
 
 from __future__ import annotations
 
-from gpukm_kernels.screening import PLAIN
+import numpy as np
+from gpukm_kernels.screening import PLAIN, mode
 
 from gpukm.backends.base import Frame
 from gpukm.backends.cascade import Cascade, Packed
-from gpukm.backends.device import Device
+from gpukm.backends.device import SHORT, Device
 from gpukm.backends.plain_screen import PlainScreen
 
 #: Share of the rows compared with all centroids by D from which float32 scores of all rows should cost less. *Not
 #: measured on a GPU*: D takes three float64 instructions a feature where float32 takes one, of twice the rate.
 CROWDED = 1 / 6
+#: Modes of rows that are multiplied as they lie, and how far these may reach: sums of products are float32 then.
+_AS_THEY_LIE = dict(zip(SHORT, ("fp16", "bf16"), strict=True))
+_LEAST_REACH, _MOST_REACH = 2.0**-20, 2.0**40
 
 
 class Rungs:
     """The cascade that begins with a fast screen, and the one that begins in float32.
 
-    Both give the same labels. Rows that lie close together far from the centre, in units of float16, are told apart
-    only by the second one; whether that is so shows in what the first one leaves.
+    Both give the same labels where these are certified. Rows that lie close together far from the centre, in units of
+    float16, are told apart only by the second one; whether that is so shows in what the first one leaves.
 
     Parameters
     ----------
@@ -40,16 +48,33 @@ class Rungs:
         self._may_change = self._changes = cascade.certify and cascade.by_matrix
         self._frame: Frame | None = None
         self._crowded, self._share = self._count() if self._may_change else 0, 0.0
+        self._as_they_lie: dict[str, Cascade] = {}
 
     def of_data(self, frame: Frame) -> None:
         """Begin anew where the data are other ones, as their frame tells."""
         if not frame.same(self._frame):
-            self.now, self._may_change = self.first, self._changes
+            self.now, self._may_change = self._first_for(frame), self._changes
         self._frame = frame
 
     def of(self, packed: Packed) -> Cascade:
         """The cascade that centroids were packed for."""
-        return self.first if packed.screen is self.first.screen else self._finer
+        every = (self.first, self._finer, *self._as_they_lie.values())
+        return next(cascade for cascade in every if cascade.screen is packed.screen)
+
+    def _first_for(self, frame: Frame) -> Cascade:
+        """The cascade to begin with for data of a frame."""
+        first, stored = self.first, frame.stored
+        if first.certify or first.screen.mode.stored not in SHORT or stored not in _AS_THEY_LIE:
+            return first
+        # About a centre that lies farther off than rows are apart centroids keep more of what tells these apart.
+        near = float(np.abs(frame.center).max()) <= frame.radius
+        if not near or not _LEAST_REACH <= frame.radius <= _MOST_REACH:
+            return first
+        if stored not in self._as_they_lie:
+            screen = first.screen.by(mode(_AS_THEY_LIE[stored], self._device.capability))
+            cascade = Cascade(self._device, screen, certify=False, tally=first.tally, as_they_lie=True)
+            self._as_they_lie[stored] = cascade
+        return self._as_they_lie[stored]
 
     def look(self, rows: int) -> bool:
         """Whether to go on by the other cascade, from what labelling so many rows since the last look has left.

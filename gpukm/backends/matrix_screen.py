@@ -19,14 +19,14 @@ _TAKEN, _BLOCKS = 1, 2
 
 
 class MatrixScreen(TwoStepScreen):
-    """Rows and centroids rounded to float16; the kernels of ``matrix.cu``.
+    """Rows and centroids rounded to a type of 16 bits; the kernels of ``matrix.cu``.
 
     Parameters
     ----------
     device : Device
         Of compute capability 8.0 or more.
     mode : Mode
-        What the matrix units do with float16.
+        What the matrix units do with that type.
     """
 
     def tile(self, k: int, d: int) -> tuple[int, int]:
@@ -59,9 +59,9 @@ class MatrixScreen(TwoStepScreen):
         """What all kernels are given, and what each is besides."""
         c, pitch = packed.rounded, rows.values.shape[1]
         pieces, resident = self._pieces(pitch)
-        # Compiled once: nothing in it depends on the type of rows.
+        # Compiled for the type of the values: nothing in it depends on the rows' own.
         self._device.launch(
-            f"matrix.{kernel}", "float32", blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values,
+            f"matrix.{kernel}", self.mode.stored, blocks, _THREADS, rows.values, rows.norms, rows.residuals, c.values,
             packed.half_norms, packed.largest, packed.residual, *packed.errors, *args, pitch, int(resident),
             shared=_HALF_NORMS + (_STAGES + pieces) * _PIECE,
         )  # fmt: skip

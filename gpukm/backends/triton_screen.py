@@ -11,7 +11,7 @@ from gpukm_kernels.triton import screen as kernels
 from gpukm_kernels.triton.tiles import Tiles, tiles
 
 from gpukm.backends.cascade import Lists, Packed, Rounded
-from gpukm.backends.device import Device
+from gpukm.backends.device import SHORT, Device
 from gpukm.backends.two_steps import Turns, TwoStepScreen
 
 #: Tiles of centroids that a program makes pairs for at a time: the few rows that are listed shall occupy the device.
@@ -41,7 +41,9 @@ class TritonScreen(TwoStepScreen):
 
     def _tiles(self, k: int, d: int) -> Tiles:
         """How tiles are cut for k centroids of d features."""
-        found = self._chosen or tiles(self._device.model, self._device.capability, self.mode.stored, d)
+        # Of 16 bits one type is as the other.
+        stored = "float16" if self.mode.stored in SHORT else self.mode.stored
+        found = self._chosen or tiles(self._device.model, self._device.capability, stored, d)
         return found.for_clusters(k)
 
     def find_tiles(self, x: Any, rows: Rounded, packed: Packed, turns: Turns, stop: Any) -> None:
@@ -93,6 +95,6 @@ class TritonScreen(TwoStepScreen):
             )  # fmt: skip
 
     def _tensor(self, array: Any) -> torch.Tensor:
-        """Halves and counts go by types of the same bits, which Triton reads as what they are."""
-        kind = {torch.uint16: torch.float16, torch.uint64: torch.int64}.get(array.dtype)
-        return array if kind is None else array.view(kind)  # type: ignore[no-any-return]
+        """Numbers of 16 bits and counts go by types of the same bits, which Triton reads as what they are."""
+        kind = {torch.uint16: self.mode.stored, torch.uint64: "int64"}.get(array.dtype)
+        return array if kind is None else array.view(getattr(torch, kind))  # type: ignore[no-any-return]

@@ -101,10 +101,12 @@ def errors(problem: Problem, centroids: np.ndarray) -> Errors:
 def _errors(shard: Shard, fixed: Fixed, centroids: np.ndarray) -> Errors:
     """The part of a shard's rows."""
     k = len(centroids)
-    prepared = shard.backend.prepare(centroids, fixed.frame)
+    # Seconds are certified in every precision.
+    backend = shard.backend.certified
+    prepared = backend.prepare(centroids, fixed.frame)
     total = Errors(np.zeros(k, dtype=object), np.zeros(k, dtype=object))
     for block in shard.blocks():
-        labels, nearest, second = shard.backend.assign_two(block.x, prepared)
+        labels, nearest, second = backend.assign_two(block.x, prepared)
         # A centroid that is alone has no second: it is never taken away.
         rise = np.where(np.isfinite(second), second - nearest, 0.0)
         weight = 1.0 if block.weight is None else block.weight

@@ -103,11 +103,14 @@ class Source(Rows):
     n_features : int
     names : tuple of str or None
         Feature names, in column order.
+    stored : str or None
+        The type that rows lie in on a device, for those that do.
     """
 
     dtype: np.dtype
     n_features: int
     names: tuple[str, ...] | None
+    stored: str | None = None
 
     @abstractmethod
     def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:

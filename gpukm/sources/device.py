@@ -39,7 +39,7 @@ class DeviceSource(Source):
                 "convert it there"
             )
         self.x, self.device = x, device
-        self.dtype, self.names = device.wide(x), None
+        self.dtype, self.names, self.stored = device.wide(x), None, device.kind(x)
         self.n_rows: int = int(x.shape[0])
         self.n_features = int(x.shape[1])
         self.weight = None if weight is None else check_weights(weight, self.n_rows)

@@ -18,7 +18,7 @@ class Mode:
     ----------
     name : str
     stored : str
-        Type of x' and c' as they are multiplied: float16 or float32.
+        Type of x' and c' as they are multiplied: float16, bfloat16 or float32.
     precision : str
         What a Triton product is asked for: ieee or tf32.
     product : float
@@ -41,6 +41,7 @@ _MODES = {
     "ieee": PLAIN,
     "tf32": Mode("tf32", "float32", "tf32", 2.0**-8, 2.0**-22),
     "fp16": Mode("fp16", "float16", "ieee", 0.0, 2.0**-22),
+    "bf16": Mode("bf16", "bfloat16", "ieee", 0.0, 2.0**-22),
 }
 #: Compute capabilities whose matrix units are known; an adversarial test on each is to confirm the constants.
 _KNOWN = ((8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0))

@@ -70,6 +70,9 @@ class CupyDevice(Device):
     def dtype(self, array: Any) -> np.dtype:
         return np.dtype(array.dtype)
 
+    def address(self, array: Any) -> int:
+        return int(array.data.ptr)
+
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
         return self._made(self._cupy.empty, shape, dtype)
 
@@ -115,7 +118,7 @@ class CupyDevice(Device):
         return replay
 
     def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
-        return self._staging.staged(blocks, self._stream, self.empty, lambda array: array.data.ptr)
+        return self._staging.staged(blocks, self._stream, self.empty, self.address)
 
     def release(self) -> bool:
         return self._staging.release()
@@ -185,4 +188,4 @@ class CupyDevice(Device):
             raise TypeError(f"a kernel was given {where}, expected a CuPy array on {self.name}")
         if not array.flags.c_contiguous:
             raise ValueError("a kernel was given an array that is not contiguous, expected rows one after another")
-        return array.data.ptr, array.dtype.str[1:]
+        return self.address(array), array.dtype.str[1:]

@@ -94,6 +94,9 @@ class TorchDevice(Device):
         except TypeError:
             raise TypeError(f"NumPy has no type for tensors of {name}; convert them, x.float()") from None
 
+    def address(self, array: Any) -> int:
+        return int(array.data_ptr())
+
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
         return self._made(self._torch.empty, shape, dtype)
 
@@ -143,7 +146,7 @@ class TorchDevice(Device):
         return replay
 
     def stage(self, blocks: Iterable[tuple[np.ndarray | None, ...]]) -> Iterator[tuple[Any, ...]]:
-        return self._staging.staged(blocks, self._stream, self.empty, lambda array: array.data_ptr())
+        return self._staging.staged(blocks, self._stream, self.empty, self.address)
 
     def release(self) -> bool:
         return self._staging.release()
@@ -242,4 +245,4 @@ class TorchDevice(Device):
             raise TypeError(f"a kernel was given {where}, expected a tensor on {self.name}")
         if not array.is_contiguous():
             raise ValueError("a kernel was given a tensor that is not contiguous, expected rows one after another")
-        return array.data_ptr(), "bf2" if self.kind(array) == "bfloat16" else self.dtype(array).str[1:]
+        return self.address(array), "bf2" if self.kind(array) == "bfloat16" else self.dtype(array).str[1:]

@@ -16,7 +16,7 @@ _HELD = {
     "char": "i1",
     "unsigned char": "b1 i1",
     "short": "i2 u2 f2",
-    "unsigned short": "i2 u2 f2",
+    "unsigned short": "i2 u2 f2 bf2",
     "int": "i4 u4",
     "unsigned": "i4 u4",
     "unsigned int": "i4 u4",

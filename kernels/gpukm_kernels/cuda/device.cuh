@@ -18,10 +18,24 @@ __device__ inline float gpukm_half_value(unsigned short h) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(h));
   return v;
 }
+// Of a number; there is an instruction from 8.0 on only.
+__device__ inline unsigned short gpukm_bf16_bits(float v) {
+  const unsigned bits = __float_as_uint(v);
+  return static_cast<unsigned short>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
+}
+__device__ inline float gpukm_bf16_value(unsigned short b) {
+  return __uint_as_float(static_cast<unsigned>(b) << 16);
+}
 // d (16 x 8) += a (16 x 16) b (16 x 8), in the fragments of the PTX instruction.
 __device__ inline void gpukm_mma_f16(float d[4], const unsigned a[4], const unsigned b[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void gpukm_mma_bf16(float d[4], const unsigned a[4], const unsigned b[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -51,7 +65,7 @@ struct gpukm_half {
 };
 struct gpukm_brain {
   unsigned short bits;
-  __device__ operator float() const { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
+  __device__ operator float() const { return gpukm_bf16_value(bits); }
 };
 
 template <class T>

@@ -4,7 +4,9 @@
 
 // A warp a vector: values (n, pitch) zero beyond d, norms at least |x'|, residuals at least |x' - values|, x' being
 // (x - center) scale. Vector i is x[order[i]], or x[i] where order is null. Of centroids, which have half_norms
-// |x'|^2 / 2, values are negated: a score then is the sum that begins with half a norm.
+// |x'|^2 / 2, values are negated: a score then is the sum that begins with half a norm. Where norms and residuals are
+// null nothing is to be bounded, and half_norms are those of the values: what a centroid lost by rounding then counts by how far
+// rows are from it, and not from the centre.
 template <class V, class Store>
 __device__ void round_rows(const row_t* x, const double* center, double scale, const int* order, V* values,
                            float* norms, float* residuals, float* half_norms, long long n, int d, int pitch,
@@ -14,28 +16,32 @@ __device__ void round_rows(const row_t* x, const double* center, double scale, c
   for (long long i = static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5); i < n;
        i += static_cast<long long>(gridDim.x) * warps) {
     const row_t* row = x + (order ? order[i] : i) * static_cast<long long>(d);
-    double square = 0.0, rest = 0.0;
+    double square = 0.0, rest = 0.0, kept = 0.0;
     for (int f = lane; f < pitch; f += 32) {
       const double true_value = f < d ? (double(row[f]) - center[f]) * scale : 0.0;
       const double stored = store(values, i * pitch + f, f < d ? wide_t(row[f]) : wide_t(0), f < d ? center[f] : 0.0);
       square += true_value * true_value;
       rest += (true_value - stored) * (true_value - stored);
+      kept += stored * stored;
     }
-    square = warp_sum(square), rest = warp_sum(rest);
+    square = warp_sum(square), rest = warp_sum(rest), kept = warp_sum(kept);
     if (lane == 0) {
       const float half = float(0.5 * square);
-      // Close to the end of float32, where what fills up tiles lies, nothing is known of a vector.
-      norms[i] = half < 0x1p126f ? upward(sqrt(square) * grow) : infinite();
-      residuals[i] = upward(sqrt(rest) * grow);
-      if (half_norms) half_norms[i] = half;
+      if (norms) {
+        // Close to the end of float32, where what fills up tiles lies, nothing is known of a vector.
+        norms[i] = half < 0x1p126f ? upward(sqrt(square) * grow) : infinite();
+        residuals[i] = upward(sqrt(rest) * grow);
+      }
+      // What was cut off has not lost by rounding: it lies where it lay.
+      if (half_norms) half_norms[i] = norms || rest > 0x1p-8 * square ? half : float(0.5 * kept);
     }
   }
 }
 
 // In float16. What is beyond its range is cut off, and then counts as left out.
-extern "C" __global__ void round_half(const row_t* x, const double* center, double scale, const int* order,
-                                      unsigned short* values, float* norms, float* residuals, float* half_norms,
-                                      long long n, int d, int pitch) {
+extern "C" __global__ void round_float16(const row_t* x, const double* center, double scale, const int* order,
+                                         unsigned short* values, float* norms, float* residuals, float* half_norms,
+                                         long long n, int d, int pitch) {
   round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
              [=](unsigned short* to, long long at, wide_t v, double m) {
                const double t = (double(v) - m) * scale;
@@ -45,10 +51,23 @@ extern "C" __global__ void round_half(const row_t* x, const double* center, doub
              });
 }
 
+// In bfloat16, in the same way.
+extern "C" __global__ void round_bfloat16(const row_t* x, const double* center, double scale, const int* order,
+                                          unsigned short* values, float* norms, float* residuals, float* half_norms,
+                                          long long n, int d, int pitch) {
+  round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
+             [=](unsigned short* to, long long at, wide_t v, double m) {
+               const double t = (double(v) - m) * scale;
+               const unsigned short bits = gpukm_bf16_bits(float(fmin(fmax(t, -0x1.FEp127), 0x1.FEp127)));
+               to[at] = half_norms ? bits ^ 0x8000 : bits;
+               return double(gpukm_bf16_value(bits));
+             });
+}
+
 // In float32, as `centred` makes them; without `values` only what is known of them is kept.
-extern "C" __global__ void round_single(const row_t* x, const double* center, double scale, const int* order,
-                                        float* values, float* norms, float* residuals, float* half_norms, long long n,
-                                        int d, int pitch) {
+extern "C" __global__ void round_float32(const row_t* x, const double* center, double scale, const int* order,
+                                         float* values, float* norms, float* residuals, float* half_norms, long long n,
+                                         int d, int pitch) {
   round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
              [=](float* to, long long at, wide_t v, double m) {
                const float t = centred(v, m, scale);

@@ -74,11 +74,15 @@ def machine_code(cubin: bytes) -> tuple[int, int, int]:
     return int(usage[1]), int(usage[2]), max(loops)
 
 
+POINTEES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
+MODES = (("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32"), ("float32", "ieee"))
+
 for arch in (80, 90):
-    for stored, precision in (("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")):
-        for d in (64, 512):
-            cut = table((arch // 10, arch % 10), stored, d)
-            values = {**TYPES, **dict.fromkeys(["values", "c_values"], "*fp16" if stored == "float16" else "*fp32")}
+    for stored, precision in MODES:
+        # Of 16 bits one type is cut as the other.
+        for d in (64,) if stored == "bfloat16" else (64, 512):
+            cut = table((arch // 10, arch % 10), "float16" if stored == "bfloat16" else stored, d)
+            values = {**TYPES, **dict.fromkeys(["values", "c_values"], POINTEES[stored])}
             kernels = {
                 "sweep": (screen.sweep, cut, {}),
                 "screen": (screen.screen, cut.with_places, {"WITHIN": False}),

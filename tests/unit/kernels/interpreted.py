@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from gpukm_kernels.screening import mode
 from gpukm_kernels.triton.tiles import Tiles
+from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
 from gpukm.backends.base import Frame
 from gpukm.backends.gpu import GpuBackend, Tracked
@@ -22,6 +24,8 @@ from gpukm.functional import kmeans
 from tests.conformance.backend import BackendConformance
 from tests.emulated import as_cupy  # noqa: F401
 from tests.emulator import Emulated
+from tests.unit.backends.test_gpu_as_they_lie import frame_of, labels_of, mixture, nearest, rounded
+from tests.unit.backends.test_gpu_short_rows import placed
 
 HOPPER = (9, 0)
 # A bound that is infinite rules nothing out.
@@ -91,6 +95,34 @@ def test_labels_without_a_proof(name: str) -> None:
     assert not backend.device.launched["decide.measure"]
     d = backend.cross_distances(x, c)
     assert (d[np.arange(200), labels] <= d.min(axis=1) * (1 + 5e-3)).all()
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bfloat16, which the interpreter holds as uint16 and multiplies as such."""
+    multiply = interpreter_builder.create_dot
+
+    def wide(operand: TensorHandle) -> TensorHandle:
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        return TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    monkeypatch.setattr(interpreter_builder, "create_dot", lambda a, b, *rest: multiply(wide(a), wide(b), *rest))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("d", [16, 32, 48, 80])
+def test_rows_of_16_bits_as_they_lie(kind: str, d: int, products: None) -> None:
+    """Whole rows and pieces of them, of whole tiles of features and of others."""
+    x, c = mixture(kind, n=200, k=150, d=d)
+    first = backend_of("fp16")
+    backend = GpuBackend(first.device, first.screen, certify=False)
+    labels, made = labels_of(backend, placed(backend.device, x, kind), c, frame_of(x, kind))
+    assert made == 1  # centroids alone
+    far = nearest(x, rounded(c, kind))
+    reach = np.abs(x).max() * np.abs(c).max() * d
+    assert (far[np.arange(200), labels] - far.min(axis=1) <= 2**-14 * reach).all()
+    assert (labels == far.argmin(axis=1)).mean() > 0.99
 
 
 def test_most_rows_are_settled_by_the_screen() -> None:
