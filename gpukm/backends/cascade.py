@@ -337,13 +337,12 @@ class Cascade:
         launch("decide.begin", *listed, n, lists.best, second, lists.crowded, labels)
         self.screen.pairs(x, rows, packed, lists)
         launch("decide.measure", x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
-        launch("decide.choose", lists.rows, *pairs, lists.distances, lists.best, lists.crowded, labels)
+        launch(
+            "decide.choose", x, packed.centroids, *listed, n, *pairs, lists.distances, lists.crowded, labels,
+            lists.best, second, lists.tally, k, d,
+        )  # fmt: skip
         if second is not None:
             launch("decide.runner_up", lists.rows, *pairs, lists.distances, lists.crowded, labels, second)
-        launch(
-            "decide.crowd", x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, second, lists.tally,
-            k, d,
-        )  # fmt: skip
 
     def clear(self, lists: Lists, x: Any, counters: Any) -> None:
         """Empty lists of rows x, and count what they held, in ``counters`` unless that is None."""

@@ -303,7 +303,8 @@ class GpuBackend(Backend):
         self._launch(
             "update.means", old, -(-k // 32), sums.hi, sums.lo, sums.counts, sums.weight_hi, sums.weight_lo,
             device.place(np.ldexp(1.0, -grid.exponents)), float(np.ldexp(1.0, -grid.weight_exponent)), old,
-            device.place(np.ascontiguousarray(reference, np.float64)), mean, shift, gain, flags[:1], flags[1:], k, d,
+            device.place(np.ascontiguousarray(reference, np.float64)), mean, None, shift, gain, flags[:1], flags[1:],
+            None, k, d,
         )  # fmt: skip
         return device.fetch(mean), device.fetch(shift), device.fetch(gain)
 

@@ -138,10 +138,9 @@ class Follow:
         )  # fmt: skip
         launch("decide.measure", -(-n // 32), x, packed.centroids, lists.rows, *pairs, lists.distances, lists.best, d)
         launch("follow.claim", each, *listed, own, lists.best, self._asked, before, labels, counters)
-        launch("decide.choose", each, lists.rows, *pairs, lists.distances, lists.best, lists.crowded, labels)
         launch(
-            "decide.crowd", n, x, packed.centroids, *listed, n, lists.crowded, labels, lists.best, None, lists.tally,
-            k, d,
+            "decide.choose", n, x, packed.centroids, *listed, n, *pairs, lists.distances, lists.crowded, labels,
+            lists.best, None, lists.tally, k, d,
         )  # fmt: skip
         launch("follow.leave", each, *listed, own, before, labels, self._group_of, *self._unit, lower, groups)
         # What D decided is counted by then.

@@ -69,14 +69,15 @@ class Loop:
         self._screen_by(rungs.now, centroids, rounded)
         self._lists = rungs.now.lists(len(x))
         self._labels = device.empty(len(x), np.int32)
-        self._found = device.empty((k, d), centroids.dtype)
+        self._previous = device.empty((k, d), centroids.dtype)
         self._size = 1 << max(0, (k - 1).bit_length())
         self._shifts, self._gains, self._work = (device.empty(m, np.float64) for m in (k, k, self._size))
         self._adder = Adder(device, len(x), k, device.place(grid.scales), grid.weight_scale)
         self._units = device.place(np.ldexp(1.0, -grid.exponents))
         self._weight_unit = float(np.ldexp(1.0, -grid.weight_exponent))
         self._reference = device.place(np.ascontiguousarray(reference, np.float64))
-        self._control, self._counters = device.zeros(4, np.int32), device.zeros(2, np.uint64)
+        # Nothing is known of what moves at first: it may be all.
+        self._control, self._counters = device.zeros(4, np.int32), device.place(np.array([0, 0, len(x)], np.uint64))
         # When to follow is decided at looks, which come as time passes: labels must not depend on it.
         self._has_room = rungs.now.certify and bytes_of(len(x), k, d) <= room
         self._follow: Follow | None = None
@@ -112,7 +113,9 @@ class Loop:
             effort = self._effort(made - done + (stop == _EMPTY))
             if made > done or pending:
                 settled = stop == _STOPPED and lines[-1, 4] == 0
-                yield Made(device.fetch(self._packed.centroids), lines[:, :4], settled, pending, effort)
+                # An empty cluster is given a row by distances from the centroids that rows were labelled by.
+                centroids = self._previous if pending else self._packed.centroids
+                yield Made(device.fetch(centroids), lines[:, :4], settled, pending, effort)
             if stop:
                 return
             labelled = (made - done) * len(self._x)
@@ -187,17 +190,15 @@ class Loop:
             self._follow.assign(
                 self._x, self._before, self._labels, self._shifts, self._lists, self._counters, self._control
             )
-        self._adder.add(sums, self._x, self._weight, self._labels, self._before, self._counters[:1], alone=True)
+        moved, before = self._counters[:1], self._counters[2:]
+        self._adder.add(sums, self._x, self._weight, self._labels, self._before, moved, before)
+        centroids, stop = self._packed.centroids, self._control[:1]
         device.launch(
             "update.means", row, device.blocks(-(-k // 32)), _THREADS, sums.hi, sums.lo, sums.counts, sums.weight_hi,
-            sums.weight_lo, self._units, self._weight_unit, self._packed.centroids, self._reference, self._found,
-            self._shifts, self._gains, self._control[2:3], self._control[3:4], k, d,
+            sums.weight_lo, self._units, self._weight_unit, centroids, self._reference, centroids, self._previous,
+            self._shifts, self._gains, self._control[2:3], self._control[3:4], stop, k, d,
         )  # fmt: skip
         device.launch(
             "loop.commit", row, 1, 1024, self._shifts, self._gains, self._work, k, self._size, self._control,
             self._counters, tolerance, history,
-        )  # fmt: skip
-        device.launch(
-            "loop.take_over", row, device.blocks(-(-k * d // _THREADS)), _THREADS, self._found, self._packed.centroids,
-            self._control, k * d,
         )  # fmt: skip

@@ -23,16 +23,24 @@ class Sorter:
     def __init__(self, device: Device, n: int, k: int) -> None:
         self._device, self.k = device, k
         self._sizes, self._cursors = device.zeros(k, np.int32), device.empty(k, np.int32)
+        self._done = device.zeros(1, np.int32)
         self.rows = device.empty(n, np.int32)
 
-    def sort(self, row: str, numbers: Any, before: Any, counts: Any, when: tuple[Any, int]) -> None:
+    def sort(
+        self, row: str, numbers: Any, before: Any = None, counts: Any = None, moved: Any = None,
+        when: tuple[Any, int] = (None, 0),
+    ) -> None:  # fmt: skip
         """Sort rows of the type ``row`` by ``numbers`` (m,) int32.
 
-        ``before``, if any, becomes the numbers, and ``counts`` (k,) int64 grow by the rows of each. Nothing is done
-        unless ``when[0]``, on the device, exceeds ``when[1]``.
+        ``before``, if any, becomes the numbers, ``counts`` (k,) int64 grow by the rows of each, and ``moved``, uint64
+        (1,), by the rows that had another number. Nothing is done unless ``when[0]``, if any, on the device, exceeds
+        ``when[1]``.
         """
         device, m, k = self._device, len(numbers), self.k
         blocks = device.blocks(-(-m // (16 * _THREADS)))
-        device.launch("sort.sizes_of", row, blocks, _THREADS, numbers, before, self._sizes, *when, m, k)
-        device.launch("sort.line_up", row, 1, 1024, self._sizes, self._cursors, counts, *when, k)
+        # Few blocks of many threads: the last of them goes through all clusters.
+        device.launch(
+            "sort.line_up", row, device.blocks(-(-m // (16 * 1024))), 1024, numbers, before, self._sizes, self._done,
+            self._cursors, counts, moved, *when, m, k,
+        )  # fmt: skip
         device.launch("sort.scatter", row, blocks, _THREADS, numbers, self._cursors, self.rows, *when, m, k)

@@ -44,36 +44,33 @@ class Adder:
         self._sorter = Sorter(device, max(1, min(n, _SORTED_ROWS)), k)
 
     def add(
-        self, sums: Sums, x: Any, weight: Any, labels: Any, before: Any, moved: Any, *, alone: bool = False
+        self, sums: Sums, x: Any, weight: Any, labels: Any, before: Any, moved: Any, moved_before: Any = None
     ) -> None:
         """Add rows x (n, d), or with ``before`` follow those whose label changed.
 
-        ``before`` becomes the labels, and ``moved``, uint64 (1,), grows by the rows that changed. Sums that hold these
-        rows ``alone`` may be made anew.
+        ``before`` becomes the labels, and ``moved``, uint64 (1,), grows by the rows that changed. With
+        ``moved_before``, uint64 (1,), the same of the last time, sums hold these rows alone, and are made anew where
+        that was many: how many it is this time is only known when all are seen.
         """
         device, (n, d), k = self._device, x.shape, self._k
-        row = device.kind(x)
+        row, when = device.kind(x), (None if before is None else moved_before, n // _MANY)
 
         def launch(kernel: str, pieces: int, *args: Any) -> None:
             """A kernel, with as many blocks as fill the device at most."""
             device.launch(kernel, row, device.blocks(pieces), _THREADS, *args)
 
-        few = n // _MANY if alone or before is None else n
-        launch("sort.count_moved", -(-n // _THREADS), labels, before, moved, n)
-        launch(
-            "update.accumulate", -(-n // _THREADS), x, weight, labels, before, self._scales, self._weight_scale,
-            sums.hi, sums.lo, sums.counts, sums.weight_hi, sums.weight_lo, moved, few, n, d,
-        )  # fmt: skip
-        if before is not None and alone:
+        if before is not None:
             launch(
-                "sort.forget", -(-k * (d + 1) // _THREADS), sums.hi, sums.lo, sums.counts, sums.weight_hi,
-                sums.weight_lo, moved, few, k, d,
+                "update.accumulate", -(-n // _THREADS), x, weight, labels, before, self._scales, self._weight_scale,
+                sums.hi, sums.lo, sums.counts, sums.weight_hi, sums.weight_lo, moved, *when, n, k, d,
             )  # fmt: skip
-        for start in range(0, n if few < n else 0, _SORTED_ROWS):
+            if moved_before is None:
+                return
+        for start in range(0, n, _SORTED_ROWS):
             part = slice(start, min(start + _SORTED_ROWS, n))
-            m, own, when = part.stop - start, labels[part], (moved, few)
+            m, own = part.stop - start, labels[part]
             w, old = (None if v is None else v[part] for v in (weight, before))
-            self._sorter.sort(row, own, old, sums.counts, when)
+            self._sorter.sort(row, own, old, sums.counts, moved, when)
             launch(
                 "sort.add_runs", -(-m // (8 * 64)), x[part], w, own, self._sorter.rows, self._scales,
                 self._weight_scale, sums.hi, sums.lo, sums.weight_hi, sums.weight_lo, *when, m, d,

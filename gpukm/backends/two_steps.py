@@ -26,14 +26,11 @@ class Turns:
         What the scores of centroids elsewhere do not fall below.
     sorter : Sorter
         Rows tile by tile.
-    counts : array of int64 of shape (tiles,)
-        Which sorting asks for.
     """
 
     tile_of: Any
     rest_of: Any
     sorter: Sorter
-    counts: Any
 
     @property
     def in_turn(self) -> Any:
@@ -55,7 +52,7 @@ class TwoStepScreen(Screen):
     ----------
     least_tiles, least_rows : int
         From how many on there are two steps. *Not measured on a GPU*: sorting and reading the rows once more should
-        take as long as labelling them in a tile or two, and there are four more launches.
+        take as long as labelling them in a tile or two, and there are three more launches.
     """
 
     copies_rows = True
@@ -64,7 +61,6 @@ class TwoStepScreen(Screen):
 
     def __init__(self, device: Device, mode: Mode) -> None:
         self.mode, self._device = mode, device
-        self._always = device.place(np.ones(1, np.uint64))
 
     @abstractmethod
     def find_tiles(self, x: Any, rows: Rounded, packed: Packed, turns: Turns, stop: Any) -> None:
@@ -85,7 +81,7 @@ class TwoStepScreen(Screen):
             turns = self._turns(lists, n_tiles)
             self.find_tiles(x, rows, packed, turns, stop)
             # By the kernels that line rows up by cluster.
-            turns.sorter.sort(self._device.kind(x), turns.tile_of[: len(x)], None, turns.counts, (self._always, 0))
+            turns.sorter.sort(self._device.kind(x), turns.tile_of[: len(x)])
         self.label(x, rows, packed, labels, lists, stop, two, turns)
 
     def _turns(self, lists: Lists, n_tiles: int) -> Turns:
@@ -96,6 +92,5 @@ class TwoStepScreen(Screen):
                 device.zeros(n, np.int32),
                 device.empty(n, np.float32),
                 Sorter(device, n, n_tiles),
-                device.zeros(n_tiles, np.int64),
             )
         return lists.kept  # type: ignore[no-any-return]

@@ -42,19 +42,6 @@ extern "C" __global__ void measure(const row_t* x, const wide_t* c, const long l
   }
 }
 
-// The lowest centroid of those at the smallest distance.
-extern "C" __global__ void choose(const long long* listed, const int* pair_places, const int* pair_centroids,
-                                  const unsigned long long* n_pairs, long long room, const double* distances,
-                                  const unsigned long long* best, const unsigned char* crowded, int* labels) {
-  const long long n = there_are(n_pairs, room);
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const int place = pair_places[i];
-    if (!crowded[place] && ordered_bits(distances[i]) == best[place])
-      atomicMin(labels + listed[place], pair_centroids[i]);
-  }
-}
-
 // The smallest distance of each row to another centroid than its own.
 extern "C" __global__ void runner_up(const long long* listed, const int* pair_places, const int* pair_centroids,
                                      const unsigned long long* n_pairs, long long room, const double* distances,
@@ -68,14 +55,23 @@ extern "C" __global__ void runner_up(const long long* listed, const int* pair_pl
   }
 }
 
-// Marked rows, a block each: D to all k centroids. `best`, `second` and `tally`, which counts them, may be null.
-extern "C" __global__ void crowd(const row_t* x, const wide_t* c, const long long* listed,
-                                 const unsigned long long* n_listed, long long room, const unsigned char* crowded,
-                                 int* labels, unsigned long long* best, unsigned long long* second,
-                                 unsigned long long* tally, int k, int d) {
+// The lowest centroid of those at the smallest distance; of marked rows, a block each, by D to all k centroids, which
+// `tally[1]` counts. `second` and `tally` may be null.
+extern "C" __global__ void choose(const row_t* x, const wide_t* c, const long long* listed,
+                                  const unsigned long long* n_listed, long long rows, const int* pair_places,
+                                  const int* pair_centroids, const unsigned long long* n_pairs, long long room,
+                                  const double* distances, const unsigned char* crowded, int* labels,
+                                  unsigned long long* best, unsigned long long* second, unsigned long long* tally,
+                                  int k, int d) {
   __shared__ double near[2][32];
   __shared__ int index[32];
-  const long long n = there_are(n_listed, room);
+  const long long pairs = there_are(n_pairs, room), n = there_are(n_listed, rows);
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < pairs;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const int place = pair_places[i];
+    if (!crowded[place] && ordered_bits(distances[i]) == best[place])
+      atomicMin(labels + listed[place], pair_centroids[i]);
+  }
   const int group = threadIdx.x >> 3, groups = blockDim.x >> 3;
   for GPUKM_SHARE (place, n) {
     if (!crowded[place]) continue;
@@ -101,7 +97,7 @@ extern "C" __global__ void crowd(const row_t* x, const wide_t* c, const long lon
         if (closer) least = near[0][g], label = index[g];
       }
       labels[row] = label;
-      if (best) best[place] = ordered_bits(least);
+      best[place] = ordered_bits(least);
       if (second) second[place] = ordered_bits(next);
       if (tally) atomicAdd(tally + 1, 1ull);
     }

@@ -1,7 +1,8 @@
 // Iterations that do not wait for the host: what it would decide between them.
 //
 // `control` holds: 0 whether to stop (1: nothing moved, or little; 2: a cluster is empty, which the host sees to),
-// 1 iterations made, 2 clusters without weight, 3 whether a centroid changed. `counters` holds rows moved, rows rechecked.
+// 1 iterations made, 2 clusters without weight, 3 whether a centroid changed. `counters` holds rows moved, rows rechecked,
+// and how many moved in the iteration before.
 #include "sums.cuh"
 
 // Empties the lists of a screen, and counts what they held, unless `counters` or `tally` is null.
@@ -33,13 +34,7 @@ extern "C" __global__ void commit(const double* shifts, const double* gains, dou
     if (!control[3] || shift <= tolerance) control[0] = 1;
   }
   control[2] = control[3] = 0;
+  // Beyond the end nothing moves.
+  counters[2] = control[0] ? 0 : counters[0];
   counters[0] = counters[1] = 0;
-}
-
-// Lets the centroids that were found take the place of those before, but where the host is to look after them.
-extern "C" __global__ void take_over(const wide_t* found, wide_t* centroids, const int* control, long long n) {
-  if (control[0] == 2) return;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-       i += static_cast<long long>(gridDim.x) * blockDim.x)
-    centroids[i] = found[i];
 }

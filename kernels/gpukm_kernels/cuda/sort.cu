@@ -1,8 +1,8 @@
 // Sums of all rows, where many moved: rows are sorted by their labels, so that each warp adds up long runs of one cluster
 // in registers and few atomics are left. Screens sort rows by their tiles with the same kernels.
 //
-// Whether that is done is decided on the device: *moved, the rows that changed cluster, is above `few`. Otherwise these
-// kernels return at once, and `accumulate` of update.cu does the work, which else returns at once.
+// Whether that is done may be known on the device alone: *many is above `few`. Otherwise these kernels return at once, and
+// `accumulate` of update.cu does the work, which else returns at once. Null always sorts, and never there.
 #include "sums.cuh"
 
 // Clusters that a block counts in shared memory.
@@ -10,62 +10,15 @@ constexpr int kCounted = 4096;
 // Rows that a warp adds up, and features that a lane does at a time.
 constexpr int kRun = 64, kWide = 4;
 
-// *moved += rows whose label is not that of before; null counts all.
-extern "C" __global__ void count_moved(const int* labels, const int* before, unsigned long long* moved, long long n) {
-  unsigned long long seen = 0;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-       i += static_cast<long long>(gridDim.x) * blockDim.x)
-    seen += !before || labels[i] != before[i];
-  seen = warp_sum(seen);
-  if ((threadIdx.x & 31) == 0 && seen) atomicAdd(moved, seen);
-}
-
-// Zeroes the sums, which are to be those of all rows.
-extern "C" __global__ void forget(long long* high, long long* low, long long* counts, long long* weight_high,
-                                  long long* weight_low, const unsigned long long* moved, unsigned long long few,
-                                  int k, int d) {
-  if (*moved <= few) return;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < static_cast<long long>(k) * d + k;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const long long j = i - static_cast<long long>(k) * d;
-    if (j < 0) {
-      high[i] = 0, low[i] = 0;
-    } else {
-      counts[j] = 0;
-      if (weight_high) weight_high[j] = 0, weight_low[j] = 0;
-    }
-  }
-}
-
-// sizes (k,), zero at first: rows of each cluster among these n; before becomes the labels.
-extern "C" __global__ void sizes_of(const int* labels, int* before, int* sizes, const unsigned long long* moved,
-                                    unsigned long long few, long long n, int k) {
-  if (*moved <= few) return;
-  __shared__ int own[kCounted];
-  const bool shared = k <= kCounted;
-  for (int j = threadIdx.x; shared && j < k; j += blockDim.x) own[j] = 0;
-  __syncthreads();
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const int label = labels[i];
-    atomicAdd(shared ? own + label : sizes + label, 1);
-    if (before) before[i] = label;
-  }
-  __syncthreads();
-  for (int j = threadIdx.x; shared && j < k; j += blockDim.x)
-    if (own[j]) atomicAdd(sizes + j, own[j]);
-}
-
 // In one block: cursors (k,) become the sums of the sizes before, counts grow by the sizes, and sizes become zero again.
-extern "C" __global__ void line_up(int* sizes, int* cursors, long long* counts, const unsigned long long* moved,
-                                   unsigned long long few, int k) {
-  if (*moved <= few) return;
+__device__ inline void prefix_sums(int* sizes, int* cursors, long long* counts, int k) {
   __shared__ int sums[32];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
   int done = 0;
   for (int first = 0; first < k; first += blockDim.x) {
     const int j = first + threadIdx.x;
-    const int size = j < k ? sizes[j] : 0;
+    // What other blocks added lies beyond this processor's cache.
+    const int size = j < k ? atomicExch(sizes + j, 0) : 0;
     int upto = size;
     for (int step = 1; step < 32; step <<= 1) {
       const int lower = __shfl_up_sync(kAll, upto, step);
@@ -81,17 +34,50 @@ extern "C" __global__ void line_up(int* sizes, int* cursors, long long* counts, 
     __syncthreads();
     if (j < k) {
       cursors[j] = done + before + upto - size;
-      counts[j] += size;
-      sizes[j] = 0;
+      if (counts) counts[j] += size;
     }
     done += all;
   }
 }
 
-// rows (n,): the rows cluster by cluster, in any order within one.
-extern "C" __global__ void scatter(const int* labels, int* cursors, int* rows, const unsigned long long* moved,
+// cursors (k,): rows of the clusters before, among these n; counts (may be null) grow by each one's own. `before`, if not
+// null, becomes the labels, and *moved (may be null) grows by the rows that had another label, or all where it is null.
+// sizes (k,) and *done, the blocks that have counted, are zero before and after; the last block lines clusters up.
+extern "C" __global__ void line_up(const int* labels, int* before, int* sizes, int* done, int* cursors,
+                                   long long* counts, unsigned long long* moved, const unsigned long long* many,
                                    unsigned long long few, long long n, int k) {
-  if (*moved <= few) return;
+  if (many && *many <= few) return;
+  __shared__ int own[kCounted];
+  __shared__ bool last;
+  const bool shared = k <= kCounted;
+  for (int j = threadIdx.x; shared && j < k; j += blockDim.x) own[j] = 0;
+  __syncthreads();
+  unsigned long long seen = 0;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const int label = labels[i];
+    atomicAdd(shared ? own + label : sizes + label, 1);
+    seen += !before || before[i] != label;
+    if (before) before[i] = label;
+  }
+  seen = warp_sum(seen);
+  if (moved && (threadIdx.x & 31) == 0 && seen) atomicAdd(moved, seen);
+  __syncthreads();
+  for (int j = threadIdx.x; shared && j < k; j += blockDim.x)
+    if (own[j]) atomicAdd(sizes + j, own[j]);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(done, 1) == int(gridDim.x) - 1;
+  __syncthreads();
+  if (!last) return;
+  if (threadIdx.x == 0) *done = 0;
+  prefix_sums(sizes, cursors, counts, k);
+}
+
+// rows (n,): the rows cluster by cluster, in any order within one.
+extern "C" __global__ void scatter(const int* labels, int* cursors, int* rows, const unsigned long long* many,
+                                   unsigned long long few, long long n, int k) {
+  if (many && *many <= few) return;
   __shared__ int own[kCounted];
   const bool shared = k <= kCounted;
   // A block takes rows in pieces, and places for all rows of a piece and a cluster at once.
@@ -118,9 +104,9 @@ extern "C" __global__ void scatter(const int* labels, int* cursors, int* rows, c
 // Adds up sorted rows: a warp takes kRun of them, each lane the features lane, lane + 32, ..., kWide of these at a time.
 extern "C" __global__ void add_runs(const row_t* x, const double* weight, const int* labels, const int* rows,
                                     const double* scales, double weight_scale, long long* high, long long* low,
-                                    long long* weight_high, long long* weight_low, const unsigned long long* moved,
+                                    long long* weight_high, long long* weight_low, const unsigned long long* many,
                                     unsigned long long few, long long n, int d) {
-  if (*moved <= few) return;
+  if (many && *many <= few) return;
   const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
   for (long long first = (static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5)) * kRun; first < n;
        first += static_cast<long long>(gridDim.x) * warps * kRun) {

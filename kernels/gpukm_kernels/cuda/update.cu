@@ -2,14 +2,28 @@
 #include "sums.cuh"
 
 // Adds w x 2^s to the sums of each row's cluster, a warp a row. With `before` only rows whose label changed are added,
-// and leave their old cluster; `before` then becomes the labels. Low limbs are left for `carry`. Nothing is done where
-// *moved, the number of such rows, is above `few`: then sort.cu adds up all rows.
+// and leave their old cluster; `before` then becomes the labels, and *moved grows by them. Low limbs are left for `carry`.
+// Where *many (may be null) is above `few`, sums are zeroed instead, for sort.cu to add up all rows.
 extern "C" __global__ void accumulate(const row_t* x, const double* weight, const int* labels, int* before,
                                       const double* scales, double weight_scale, long long* high, long long* low,
                                       long long* counts, long long* weight_high, long long* weight_low,
-                                      const unsigned long long* moved, unsigned long long few, long long n, int d) {
-  if (*moved > few) return;
+                                      unsigned long long* moved, const unsigned long long* many, unsigned long long few,
+                                      long long n, int k, int d) {
+  if (many && *many > few) {
+    const long long values = static_cast<long long>(k) * d;
+    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < values + k;
+         i += static_cast<long long>(gridDim.x) * blockDim.x) {
+      if (i < values) {
+        high[i] = 0, low[i] = 0;
+      } else {
+        counts[i - values] = 0;
+        if (weight_high) weight_high[i - values] = 0, weight_low[i - values] = 0;
+      }
+    }
+    return;
+  }
   const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+  int seen = 0;
   // A warp looks at the labels of 32 rows at once, and goes through those that moved.
   for (long long first = (static_cast<long long>(blockIdx.x) * warps + (threadIdx.x >> 5)) * 32; first < n;
        first += static_cast<long long>(gridDim.x) * warps * 32) {
@@ -18,6 +32,7 @@ extern "C" __global__ void accumulate(const row_t* x, const double* weight, cons
     const int old = before && own < n ? before[own] : -1;
     unsigned todo = __ballot_sync(kAll, own < n && label != old);
     if (before && own < n) before[own] = label;
+    seen += __popc(todo);
     while (todo) {
       const int next = __ffs(int(todo)) - 1;
       todo &= todo - 1;
@@ -43,15 +58,18 @@ extern "C" __global__ void accumulate(const row_t* x, const double* weight, cons
       }
     }
   }
+  if (lane == 0 && seen) atomicAdd(moved, static_cast<unsigned long long>(seen));
 }
 
 // What sums become, eight neighbouring lanes a cluster, as gpukm.backends.base.Backend.means has it. Limbs are carried
 // in place. `units` (d,) are the inverse scales, `weight_unit` that of the weights; the limbs of weights are null where
-// every row weighs one. *empty += clusters without weight; *changed becomes one where a centroid's bits are new.
+// every row weighs one. *empty += clusters without weight; *changed becomes one where a centroid's bits are new. `mean` may
+// be `previous`, which is kept in `kept` where that is not null. Nothing is done where *stop (may be null) is set.
 extern "C" __global__ void means(long long* high, long long* low, const long long* counts, long long* weight_high,
                                  long long* weight_low, const double* units, double weight_unit, const wide_t* previous,
-                                 const double* reference, wide_t* mean, double* shifts, double* gains, int* empty,
-                                 int* changed, int k, int d) {
+                                 const double* reference, wide_t* mean, wide_t* kept, double* shifts, double* gains,
+                                 int* empty, int* changed, const int* stop, int k, int d) {
+  if (stop && *stop) return;
   const int group = threadIdx.x >> 3, groups = blockDim.x >> 3, lane = threadIdx.x & 7;
   for GPUKM_SHARE (block, (k + groups - 1) / groups) {
     const long long at = block * groups + group, j = at < k ? at : k - 1;
@@ -77,6 +95,7 @@ extern "C" __global__ void means(long long* high, long long* low, const long lon
       shift += difference * difference;
       if (at < k) {
         high[i] = hi, low[i] = lo, mean[i] = now;
+        if (kept) kept[i] = old;
         // Zeros of either sign compare equal, and their bits differ.
         differs |= now != old || (now == wide_t(0) && signbit(double(now)) != signbit(double(old)));
       }

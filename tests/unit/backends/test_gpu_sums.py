@@ -17,8 +17,9 @@ from tests.emulated import emulated
 @pytest.mark.parametrize(
     ("n", "d", "k"), [(1, 1, 1), (700, 3, 5), (900, 33, 40), (300, 64, 2), (2000, 2, 5000), (1300, 31, 1)]
 )
-@pytest.mark.parametrize("share", [0.02, 0.6])
-def test_few_that_moved_and_many(n, d, k, dtype, weighted, share, monkeypatch):
+@pytest.mark.parametrize("way", ["followed", "made anew", "kept"])
+def test_few_that_moved_and_many(n, d, k, dtype, weighted, way, monkeypatch):
+    """Sums are followed or made anew by how many moved the last time, or hold what may not be made anew."""
     monkeypatch.setattr(gpu_sums, "_SORTED_ROWS", 512)
     rng = np.random.default_rng(n + d)
     x = (rng.normal(size=(n, d)) * 10.0 ** rng.integers(-9, 9, d)).astype(dtype)
@@ -30,11 +31,12 @@ def test_few_that_moved_and_many(n, d, k, dtype, weighted, share, monkeypatch):
     sums, expected = backend.sums(k, d, weighted), ClusterStats.zero(k, d, weighted)
     adder = Adder(device, n, k, device.place(grid.scales), grid.weight_scale)
     rows, weight = device.place(x), None if w is None else device.place(w)
-    before = None
+    before, share = None, 0.02 if way == "followed" else 0.6
+    moved_before = None if way == "kept" else device.place(np.array([n if way == "made anew" else 0], np.uint64))
     for _ in range(3):
         moved = device.zeros(1, np.uint64)
         old = None if before is None else device.fetch(before)
-        adder.add(sums, rows, weight, device.place(labels), before, moved, alone=True)
+        adder.add(sums, rows, weight, device.place(labels), before, moved, moved_before)
         count = reference.accumulate(expected, x, w, labels, old, grid)
         assert int(device.fetch(moved)[0]) == count
         found = backend.collect(sums)
