@@ -75,11 +75,10 @@ class Gpukm(Peer):
         from gpukm.backends.base import Frame
 
         sample = np.arange(0, len(rows), max(1, len(rows) // 1024))
-        center = np.median(self.backend.fetch(self.backend.take(rows, sample)), axis=0).astype(np.float64)
-        low, high = self.backend.column_range(rows)
-        radius = float(np.maximum(high - center, center - low).max())
-        device = getattr(self.backend, "device", None)
-        return Frame(center, radius, device and device.kind(rows))
+        looked_at, device = self.backend.fetch(self.backend.take(rows, sample)), getattr(self.backend, "device", None)
+        return Frame.of(
+            looked_at, *self.backend.column_range(rows), looked_at.dtype, None if device is None else device.kind(rows)
+        )
 
     def assigning(self, data: Data) -> Assigning:
         backend, rows, start = self.backend, self.rows(data.x), centroids(data)

@@ -242,8 +242,7 @@ def _problem(
 def _frame(scan: Scan, dtype: np.dtype, stored: str | None) -> Frame:
     """Origin for screening: the median of a sample, and how far data reaches from it."""
     rows = scan.sample[:: max(1, len(scan.sample) // _HEAD_ROWS)]  # of many shards there are more than it takes
-    center = np.median(rows, axis=0).astype(dtype).astype(np.float64)
-    return Frame(center, float(np.maximum(scan.maximum - center, center - scan.minimum).max()), stored)
+    return Frame.of(rows, scan.minimum, scan.maximum, dtype, stored)
 
 
 def positive(name: str, value: Any) -> int:

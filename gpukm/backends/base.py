@@ -22,6 +22,11 @@ from gpukm.core.stats import ClusterStats, Grid
 SHARE_ROWS = 1 << 14
 
 
+#: The square of how many times as far as rows are from the centre this may be from the origin; three for rows of evenly
+#: distributed numbers from zero on.
+_NEAR = 4.0
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where screening puts its origin; private to screening, so it may differ between runs.
@@ -33,12 +38,33 @@ class Frame:
     radius : float
         Upper bound of ``|x - center|`` over all features and rows.
     stored : str or None
-        The type that all rows lie in on a device; None where that is not known, or they lie on the host.
+        The type that all rows lie in on a device, if they can be told apart about the origin about as well as about the
+        centre; None otherwise, and on the host.
     """
 
     center: np.ndarray
     radius: float
     stored: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        sample: np.ndarray,
+        minimum: np.ndarray,
+        maximum: np.ndarray,
+        dtype: np.dtype,
+        stored: str | None = None,
+    ) -> Frame:
+        """The median of a sample of rows (m, n_features), and how far data reaches from it.
+
+        ``minimum`` and ``maximum`` (n_features,) are of all rows, ``dtype`` is the working one, and ``stored`` the type
+        that rows lie in on a device.
+        """
+        center = np.median(sample, axis=0).astype(dtype).astype(np.float64)
+        # Of most rows, as some may lie anywhere.
+        spread = np.median(((sample - center) ** 2).sum(axis=1))
+        near = (center**2).sum() <= _NEAR * spread
+        return cls(center, float(np.maximum(maximum - center, center - minimum).max()), stored if near else None)
 
     def same(self, other: Frame | None) -> bool:
         """Whether it is this frame, which a cluster may have sent twice."""

@@ -269,7 +269,7 @@ class Cascade:
         """Round vectors about the centre."""
         (n, d), device = x.shape, self._device
         device.launch(
-            f"round.round_{self.screen.mode.stored}", device.kind(x), device.blocks(-(-n // (_THREADS // 32))),
+            f"round.round_{self.screen.mode.rounding}", device.kind(x), device.blocks(-(-n // (_THREADS // 32))),
             _THREADS, x, packed.center, packed.scale, order, to.values, to.norms, to.residuals, half_norms, n, d,
             -(-d // PAD) * PAD,
         )  # fmt: skip

@@ -322,6 +322,7 @@ class GpuBackend(Backend):
         tolerance: float,
         most: int,
     ) -> Iterator[Made]:
+        self._rungs.of_data(frame)
         tracker.drop_others(frame, self.cascade.screen)
         shape = self._shape(x.shape[1], len(centroids), centroids.dtype.itemsize)
         # What the fit takes already counts towards a limit.

@@ -6,7 +6,6 @@ rows of 16 bits go to the matrix units as they lie.
 
 from __future__ import annotations
 
-import numpy as np
 from gpukm_kernels.screening import PLAIN, mode
 
 from gpukm.backends.base import Frame
@@ -17,13 +16,13 @@ from gpukm.backends.plain_screen import PlainScreen
 #: Share of the rows compared with all centroids by D from which float32 scores of all rows should cost less. *Not
 #: measured on a GPU*: D takes three float64 instructions a feature where float32 takes one, of twice the rate.
 CROWDED = 1 / 6
-#: Modes of rows that are multiplied as they lie, and how far these may reach: sums of products are float32 then.
-_AS_THEY_LIE = dict(zip(SHORT, ("fp16", "bf16"), strict=True))
-_LEAST_REACH, _MOST_REACH = 2.0**-20, 2.0**40
+#: Modes of rows that are multiplied as they lie, and how far these have to reach and may: little is lost by denormals,
+#: and products are float32.
+_AS_THEY_LIE = {"float16": ("fp16", 2.0**-12, 2.0**16), "bfloat16": ("bf16", 2.0**-40, 2.0**40)}
 
 
 class Rungs:
-    """The cascade that begins with a fast screen, and the one that begins in float32.
+    """The cascade that begins with a fast screen, the one that begins in float32, and those of rows as they lie.
 
     Both give the same labels where these are certified. Rows that lie close together far from the centre, in units of
     float16, are told apart only by the second one; whether that is so shows in what the first one leaves.
@@ -37,7 +36,7 @@ class Rungs:
     Attributes
     ----------
     first : Cascade
-        As given.
+        As given; what data begins with unless its rows are taken as they lie.
     now : Cascade
         The one to take.
     """
@@ -66,12 +65,11 @@ class Rungs:
         first, stored = self.first, frame.stored
         if first.certify or first.screen.mode.stored not in SHORT or stored not in _AS_THEY_LIE:
             return first
-        # About a centre that lies farther off than rows are apart centroids keep more of what tells these apart.
-        near = float(np.abs(frame.center).max()) <= frame.radius
-        if not near or not _LEAST_REACH <= frame.radius <= _MOST_REACH:
+        name, least, most = _AS_THEY_LIE[stored]
+        if not least <= frame.radius <= most:
             return first
         if stored not in self._as_they_lie:
-            screen = first.screen.by(mode(_AS_THEY_LIE[stored], self._device.capability))
+            screen = first.screen.by(mode(name, self._device.capability))
             cascade = Cascade(self._device, screen, certify=False, tally=first.tally, as_they_lie=True)
             self._as_they_lie[stored] = cascade
         return self._as_they_lie[stored]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpukm.backends.device import Device
 from gpukm.backends.gpu_sort import Sorter
 
@@ -41,6 +43,8 @@ class Adder:
 
     def __init__(self, device: Device, n: int, k: int, scales: Any, weight_scale: float) -> None:
         self._device, self._scales, self._weight_scale, self._k = device, scales, weight_scale, k
+        # Beneath which grid's power of two a row of weight one stays.
+        self._top = int(np.frexp(weight_scale)[1])
         self._sorter = Sorter(device, max(1, min(n, _SORTED_ROWS)), k)
 
     def add(
@@ -73,5 +77,5 @@ class Adder:
             self._sorter.sort(row, own, old, sums.counts, moved, when)
             launch(
                 "sort.add_runs", -(-m // (8 * 64)), x[part], w, own, self._sorter.rows, self._scales,
-                self._weight_scale, sums.hi, sums.lo, sums.weight_hi, sums.weight_lo, *when, m, d,
+                self._weight_scale, self._top, sums.hi, sums.lo, sums.weight_hi, sums.weight_lo, *when, m, d,
             )  # fmt: skip

@@ -1,7 +1,7 @@
 """The arithmetic of screens on GPUs: what each mode may lose. kernels/README.md derives the bounds.
 
 Matrix units truncate where they add (Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ CS 2021), by less
-than 2^-22 of the largest term; tf32 may truncate both operands to ten bits.
+than 2^-22 of the largest term. Products of values as they are rounded here are exact: of float32 they take ten bits.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ class Mode:
     Attributes
     ----------
     name : str
-    stored : str
-        Type of x' and c' as they are multiplied: float16, bfloat16 or float32.
+    rounding : str
+        What x' and c' are rounded to: float16, bfloat16, tf32 or float32.
     precision : str
         What a Triton product is asked for: ieee or tf32.
-    product : float
-        Largest relative error of a product of two values as they are stored.
     unit : float
         Largest relative error of an addition, of the sum so far.
     """
 
     name: str
-    stored: str
+    rounding: str
     precision: str
-    product: float
     unit: float
+
+    @property
+    def stored(self) -> str:
+        """The type of x' and c' as they are multiplied."""
+        return "float32" if self.rounding == "tf32" else self.rounding
 
 
 #: Features of a stored vector come in multiples of this, which lets Triton copy them in wide pieces.
 PAD = 16
-PLAIN = Mode("ieee", "float32", "ieee", 0.0, 2.0**-24)
+PLAIN = Mode("ieee", "float32", "ieee", 2.0**-24)
 _MODES = {
     "ieee": PLAIN,
-    "tf32": Mode("tf32", "float32", "tf32", 2.0**-8, 2.0**-22),
-    "fp16": Mode("fp16", "float16", "ieee", 0.0, 2.0**-22),
-    "bf16": Mode("bf16", "bfloat16", "ieee", 0.0, 2.0**-22),
+    "tf32": Mode("tf32", "tf32", "tf32", 2.0**-22),
+    "fp16": Mode("fp16", "float16", "ieee", 2.0**-22),
+    "bf16": Mode("bf16", "bfloat16", "ieee", 2.0**-22),
 }
 #: Compute capabilities whose matrix units are known; an adversarial test on each is to confirm the constants.
 _KNOWN = ((8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0))
@@ -83,7 +85,7 @@ def errors(mode: Mode, d: int, exponent: int, index_bits: int = 0) -> tuple[floa
     # A score is below |c|^2 / 2 + |x| |c|.
     place = 2.0 ** (index_bits - 23) if index_bits else 0.0
     return (
-        added + mode.product + place,
+        added + place,
         added / 2 + 8 * 2.0**-24 + 2 * exact + place / 2,
         2 * exact,
         # Kept within float32: nothing is ruled out by then.

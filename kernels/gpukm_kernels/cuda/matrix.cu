@@ -24,15 +24,6 @@ constexpr int kRows = 8;                                        // a thread's ro
 // from kBeyond on may be of such a score, and counts as none.
 constexpr float kFar = 0x1p126f, kBeyond = 0x1p125f;
 
-template <class T>
-struct Brain {
-  static constexpr bool is = false;
-};
-template <>
-struct Brain<gpukm_brain> {
-  static constexpr bool is = true;
-};
-
 // Shared memory: half norms of two tiles, pieces of centroids, pieces of rows.
 struct Shared {
   float (*half)[kTile];
@@ -63,13 +54,13 @@ struct Place {
   __device__ int column_of(int j) const { return column + (j >> 1) * 8 + (j & 1); }
 };
 
-// The vectors' type is that of rows: bfloat16, or else float16.
-__device__ inline void multiply(float d[4], const unsigned a[4], const unsigned b[2]) {
-  if (Brain<row_t>::is) {
-    gpukm_mma_bf16(d, a, b);
-  } else {
-    gpukm_mma_f16(d, a, b);
-  }
+// Vectors are of float16, but where rows are of bfloat16.
+template <class T>
+__device__ inline void multiply(T, float d[4], const unsigned a[4], const unsigned b[2]) {
+  gpukm_mma_f16(d, a, b);
+}
+__device__ inline void multiply(gpukm_brain, float d[4], const unsigned a[4], const unsigned b[2]) {
+  gpukm_mma_bf16(d, a, b);
 }
 
 // Scores of one tile: of row i and centroid j, [i / 2][j / 2][i % 2 * 2 + j % 2].
@@ -157,8 +148,8 @@ __device__ __forceinline__ void sweep(const unsigned short* const (&rows)[kCopie
           gpukm_ldmatrix_x4(c, b + (b_at ^ beside) + j * 8 * kDeep);
 #pragma unroll
           for (int i = 0; i < kRows / 2; ++i) {
-            multiply(scores[i][j], x[i], c);
-            multiply(scores[i][j + 1], x[i], c + 2);
+            multiply(row_t(), scores[i][j], x[i], c);
+            multiply(row_t(), scores[i][j + 1], x[i], c + 2);
           }
         }
       }

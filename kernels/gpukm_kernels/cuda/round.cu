@@ -4,9 +4,10 @@
 
 // A warp a vector: values (n, pitch) zero beyond d, norms at least |x'|, residuals at least |x' - values|, x' being
 // (x - center) scale. Vector i is x[order[i]], or x[i] where order is null. Of centroids, which have half_norms
-// |x'|^2 / 2, values are negated: a score then is the sum that begins with half a norm. Where norms and residuals are
-// null nothing is to be bounded, and half_norms are those of the values: what a centroid lost by rounding then counts by how far
-// rows are from it, and not from the centre.
+// |x'|^2 / 2, values are negated: a score then is the sum that begins with half a norm.
+//
+// Where norms and residuals are null nothing is to be bounded, and half_norms are those of the values: what a centroid lost by
+// rounding then counts by how far rows are from it, and not from the centre.
 template <class V, class Store>
 __device__ void round_rows(const row_t* x, const double* center, double scale, const int* order, V* values,
                            float* norms, float* residuals, float* half_norms, long long n, int d, int pitch,
@@ -17,24 +18,29 @@ __device__ void round_rows(const row_t* x, const double* center, double scale, c
        i += static_cast<long long>(gridDim.x) * warps) {
     const row_t* row = x + (order ? order[i] : i) * static_cast<long long>(d);
     double square = 0.0, rest = 0.0, kept = 0.0;
+    bool cut = false;
     for (int f = lane; f < pitch; f += 32) {
       const double true_value = f < d ? (double(row[f]) - center[f]) * scale : 0.0;
       const double stored = store(values, i * pitch + f, f < d ? wide_t(row[f]) : wide_t(0), f < d ? center[f] : 0.0);
-      square += true_value * true_value;
-      rest += (true_value - stored) * (true_value - stored);
-      kept += stored * stored;
-    }
-    square = warp_sum(square), rest = warp_sum(rest), kept = warp_sum(kept);
-    if (lane == 0) {
-      const float half = float(0.5 * square);
+      const double left = true_value - stored;
+      if (norms || half_norms) square += true_value * true_value;
       if (norms) {
-        // Close to the end of float32, where what fills up tiles lies, nothing is known of a vector.
-        norms[i] = half < 0x1p126f ? upward(sqrt(square) * grow) : infinite();
-        residuals[i] = upward(sqrt(rest) * grow);
+        rest += left * left;
+      } else if (half_norms) {
+        kept += stored * stored;
+        cut |= fabs(left) > 0x1p-7 * fabs(true_value) + 0x1p-24;
       }
-      // What was cut off has not lost by rounding: it lies where it lay.
-      if (half_norms) half_norms[i] = norms || rest > 0x1p-8 * square ? half : float(0.5 * kept);
     }
+    if (norms) {
+      square = warp_sum(square), rest = warp_sum(rest);
+      // Close to the end of float32, where what fills up tiles lies, nothing is known of a vector.
+      if (lane == 0) norms[i] = float(0.5 * square) < 0x1p126f ? upward(sqrt(square) * grow) : infinite();
+      if (lane == 0) residuals[i] = upward(sqrt(rest) * grow);
+    } else if (half_norms) {
+      // What was cut off was not rounded: it lies where it lay.
+      square = warp_sum(__any_sync(kAll, cut) ? square : kept);
+    }
+    if (half_norms && lane == 0) half_norms[i] = float(0.5 * square);
   }
 }
 
@@ -51,14 +57,14 @@ extern "C" __global__ void round_float16(const row_t* x, const double* center, d
              });
 }
 
-// In bfloat16, in the same way.
+// In bfloat16, cut off where products with rows, which reach 2^41 at most, would come near the end of float32.
 extern "C" __global__ void round_bfloat16(const row_t* x, const double* center, double scale, const int* order,
                                           unsigned short* values, float* norms, float* residuals, float* half_norms,
                                           long long n, int d, int pitch) {
   round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
              [=](unsigned short* to, long long at, wide_t v, double m) {
                const double t = (double(v) - m) * scale;
-               const unsigned short bits = gpukm_bf16_bits(float(fmin(fmax(t, -0x1.FEp127), 0x1.FEp127)));
+               const unsigned short bits = gpukm_bf16_bits(float(fmin(fmax(t, -0x1p60), 0x1p60)));
                to[at] = half_norms ? bits ^ 0x8000 : bits;
                return double(gpukm_bf16_value(bits));
              });
@@ -72,6 +78,19 @@ extern "C" __global__ void round_float32(const row_t* x, const double* center, d
              [=](float* to, long long at, wide_t v, double m) {
                const float t = centred(v, m, scale);
                if (to) to[at] = half_norms ? -t : t;
+               return double(t);
+             });
+}
+
+// The same rounded to the ten bits that matrix units take of float32: what these would cut off is known then.
+extern "C" __global__ void round_tf32(const row_t* x, const double* center, double scale, const int* order,
+                                      float* values, float* norms, float* residuals, float* half_norms, long long n,
+                                      int d, int pitch) {
+  round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
+             [=](float* to, long long at, wide_t v, double m) {
+               const unsigned bits = __float_as_uint(centred(v, m, scale));
+               const float t = __uint_as_float((bits + 0xFFFu + (bits >> 13 & 1)) & ~0x1FFFu);
+               to[at] = half_norms ? -t : t;
                return double(t);
              });
 }

@@ -10,6 +10,7 @@ from gpukm_kernels.screening import mode
 from gpukm.backends.base import Frame
 from gpukm.backends.gpu import GpuBackend
 from gpukm.backends.matrix_screen import MatrixScreen
+from gpukm.core.stats import Grid
 from gpukm.functional import assign, kmeans
 from tests.emulated import as_cupy, shared  # noqa: F401
 from tests.emulator import Emulated
@@ -40,8 +41,8 @@ def fast():
     return GpuBackend(device, MatrixScreen(device, mode("fp16", (9, 0))), certify=False)
 
 
-def frame_of(x, stored, center=0.0):
-    return Frame(np.full(x.shape[1], float(center)), float(np.abs(x - center).max()), stored)
+def frame_of(x, stored):
+    return Frame.of(x, x.min(axis=0), x.max(axis=0), np.float32, stored)
 
 
 def labels_of(backend, x, c, frame):
@@ -61,7 +62,7 @@ def nearest(x, c):
 @pytest.mark.parametrize("k", [1, 60, 700])
 def test_labels_are_of_the_nearest_rounded_centroid(kind, k):
     """With 700 in two steps."""
-    x, c = mixture(kind, k=k)
+    x, c = mixture(kind, k=k, apart=0.1 if k == 1 else 1.0)
     backend = fast()
     rows = placed(backend.device, x, kind)
     labels, made = labels_of(backend, rows, c, frame_of(x, kind))
@@ -79,7 +80,9 @@ def test_what_rounding_takes_from_a_centroid_counts_by_its_distance(kind):
     apart = 2.0 ** (3 - BITS[kind])
     x, c = mixture(kind, center=2.0, apart=apart, spread=apart / 8)
     backend = fast()
-    labels, _ = labels_of(backend, placed(backend.device, x, kind), c, frame_of(x, kind))
+    frame = Frame(np.zeros(48), float(np.abs(x).max()), kind)
+    labels, made = labels_of(backend, placed(backend.device, x, kind), c, frame)
+    assert made == 1
     d = nearest(x, c)
     found = d[np.arange(len(x)), labels] - d.min(axis=1)
     rest = np.linalg.norm(c - rounded(c, kind), axis=1).max()
@@ -114,29 +117,76 @@ def test_rows_that_begin_anywhere(kind):
 
 @pytest.mark.parametrize(
     ("kind", "center", "scale"),
-    [("float16", 8.0, 1.0), ("bfloat16", 8.0, 1.0), ("bfloat16", 0.0, 2.0**-40), ("bfloat16", 0.0, 2.0**60)],
+    [("float16", 8.0, 1.0), ("bfloat16", 8.0, 1.0), ("bfloat16", 0.0, 2.0**-50), ("bfloat16", 0.0, 2.0**60)],
 )
 def test_rows_that_are_told_apart_about_their_centre_alone(kind, center, scale):
     x, c = mixture("bfloat16", center=center, spread=0.5)
     x, c = (v * np.float32(scale) for v in (x, c))
     backend = fast()
     x = rounded(x, kind)
-    frame = frame_of(x, kind, center * scale)
-    assert frame.radius < center or scale != 1
-    labels, made = labels_of(backend, placed(backend.device, x, kind), c, frame)
+    x[0] = x[1] * -4  # what one row tells of the reach
+    labels, made = labels_of(backend, placed(backend.device, x, kind), c, frame_of(x, kind))
     assert made == 2
     d = nearest(x / scale, c / scale)
     assert (d[np.arange(len(x)), labels] <= d.min(axis=1) * (1 + 1e-2)).all()
 
 
-def test_centroids_beyond_the_type():
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_wide_feature_does_not_hide_where_the_others_lie(kind):
+    x, c = mixture(kind, center=100.0, apart=4.0)
+    x[:, 0] -= 100
+    c[:, 0] -= 100
+    x[5, 0] = 2**14
+    frame = frame_of(x, kind)
+    assert frame.radius > 16000 and frame.stored is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_rows_of_evenly_distributed_numbers_are_taken(kind, low):
+    x = rounded(np.random.default_rng(0).uniform(low, 1, (500, 32)).astype(np.float32), kind)
+    assert frame_of(x, kind).stored == kind
+
+
+@pytest.mark.parametrize("d", [48, 2048])
+def test_centroids_beyond_the_type(d):
     """What is cut off lies where it lay: of two the nearer one takes the rows."""
-    x, _ = mixture("float16")
-    c = np.zeros((2, 48), np.float32)
+    x, _ = mixture("float16", n=40, k=40, d=d)
+    c = np.zeros((2, d), np.float32)
     c[0, 0], c[1, :2] = 1e6, (1e5, 3e4)
+    c[:, 2:] = 300
     backend = fast()
     labels, _ = labels_of(backend, placed(backend.device, x, "float16"), c, frame_of(x, "float16"))
     assert (labels == 1).all()
+
+
+@pytest.mark.parametrize(("reach", "far"), [(1.0, 3e37), (1.0, 3e38), (1e11, 1e26)])
+def test_centroids_so_far_away_that_products_would_overflow(reach, far):
+    x, c = mixture("bfloat16")
+    x, c = x * np.float32(reach), c * np.float32(reach)
+    x = rounded(x, "bfloat16")
+    c[7] = far
+    backend = fast()
+    labels, made = labels_of(backend, placed(backend.device, x, "bfloat16"), c, frame_of(x, "bfloat16"))
+    d = nearest(x / reach, c / reach)
+    assert made == 1 and (d[np.arange(len(x)), labels] <= d.min(axis=1) * (1 + 1e-2)).all()
+
+
+def test_iterations_take_rows_as_their_own_data_are():
+    """Whatever the backend has labelled meanwhile."""
+    x, c = mixture("bfloat16", k=40)
+    backend = fast()
+    device, wide = backend.device, frame_of(x, None)
+    rows, labels = device.place(x), device.zeros(len(x), np.int32)
+    tracker = backend.tracker(rows, c)
+    backend.track(tracker, rows, c, wide, labels)
+    backend.prepare(c, frame_of(x, "bfloat16"))
+    sums = backend.sums(len(c), x.shape[1], False)
+    grid = Grid.of(np.abs(x).max(axis=0), float(len(x)))
+    backend.accumulate(sums, rows, None, labels, None, grid)
+    before = device.launched["round.round_bfloat16"]
+    list(backend.run(tracker, sums, rows, None, labels, c, wide, grid, np.zeros(48), 0.0, 3))
+    assert device.launched["round.round_bfloat16"] == before
 
 
 def test_each_type_has_its_own():

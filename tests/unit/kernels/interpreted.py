@@ -47,6 +47,28 @@ def backend_of(name: str, tiles: Tiles = Tiles(32, 64, 32, 4, 1)) -> GpuBackend:
     return GpuBackend(device, Interpreted(device, mode(name, HOPPER), tiles))
 
 
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As matrix units make them.
+
+    The interpreter holds bfloat16 as uint16 and multiplies it as such, and takes all bits of float32 for tf32, of which
+    a device may cut off all but ten.
+    """
+    multiply = interpreter_builder.create_dot
+
+    def taken(operand: TensorHandle, precision: Any) -> TensorHandle:
+        if operand.dtype.scalar == tl.bfloat16:
+            return TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+        if "TF32" in str(precision):
+            return TensorHandle((operand.data.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32), tl.float32)
+        return operand
+
+    def dot(a: TensorHandle, b: TensorHandle, d: TensorHandle, precision: Any, most: int) -> TensorHandle:
+        return multiply(taken(a, precision), taken(b, precision), d, precision, most)
+
+    monkeypatch.setattr(interpreter_builder, "create_dot", dot)
+
+
 class TestTriton(BackendConformance):
     @pytest.fixture
     def backend(self) -> GpuBackend:
@@ -60,14 +82,14 @@ class TestTriton(BackendConformance):
 @pytest.mark.parametrize("name", ["ieee", "tf32"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 1), (65, 17, 65), (70, 130, 200)])
-def test_labels_in_other_modes(n: int, d: int, k: int, dtype: type, name: str) -> None:
+def test_labels_in_other_modes(n: int, d: int, k: int, dtype: type, name: str, products: None) -> None:
     rng = np.random.default_rng(n + d + k)
     x, c = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(k, d)).astype(dtype)
     BackendConformance().check_labels(backend_of(name), x, c)
 
 
 @pytest.mark.parametrize("name", ["ieee", "tf32", "fp16"])
-def test_rows_all_but_midway_between_two_centroids(name: str) -> None:
+def test_rows_all_but_midway_between_two_centroids(name: str, products: None) -> None:
     """A row lies nearer to one of them by a few units in the last place, which no screen sees."""
     rng = np.random.default_rng(2)
     c = rng.normal(size=(32, 40)).astype(np.float32)
@@ -81,7 +103,7 @@ def test_rows_all_but_midway_between_two_centroids(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ieee", "tf32", "fp16"])
-def test_labels_without_a_proof(name: str) -> None:
+def test_labels_without_a_proof(name: str, products: None) -> None:
     """Those of the lowest scores, whatever tiles the centroids are in; nothing is listed."""
     rng = np.random.default_rng(5)
     # Lengths that differ, so that tiles would differ in their bounds.
@@ -97,17 +119,17 @@ def test_labels_without_a_proof(name: str) -> None:
     assert (d[np.arange(200), labels] <= d.min(axis=1) * (1 + 5e-3)).all()
 
 
-@pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of bfloat16, which the interpreter holds as uint16 and multiplies as such."""
-    multiply = interpreter_builder.create_dot
-
-    def wide(operand: TensorHandle) -> TensorHandle:
-        if operand.dtype.scalar != tl.bfloat16:
-            return operand
-        return TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    monkeypatch.setattr(interpreter_builder, "create_dot", lambda a, b, *rest: multiply(wide(a), wide(b), *rest))
+@pytest.mark.parametrize("name", ["tf32", "fp16"])
+def test_what_rounding_takes_from_a_centroid_counts_by_its_distance(name: str, products: None) -> None:
+    """Of two groups far apart each row is found in its own part of its own."""
+    rng = np.random.default_rng(8)
+    c = (rng.normal(size=(200, 16)) + np.where(np.arange(200) % 2, 40, -40)[:, None]).astype(np.float32)
+    x = (c[rng.integers(0, 200, 300)] + 0.3 * rng.normal(size=(300, 16))).astype(np.float32)
+    first, labels = backend_of(name), np.empty(300, np.int32)
+    backend = GpuBackend(first.device, first.screen, certify=False)
+    backend.assign(x, backend.prepare(c, Frame(np.zeros(16), float(np.abs(x).max()))), labels)
+    far = nearest(x, c)
+    assert (far[np.arange(300), labels] <= far.min(axis=1) * 1.2).all()
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
