@@ -88,7 +88,11 @@ def table(capability: tuple[int, int], stored: str, d: int) -> Tiles:
             256: Tiles(128, 128, 256, 8, 2),
         }.get(width if d <= 128 or 192 < d <= 256 else 0, again)
     if capability in ((8, 6), (8, 9)):
-        return {16: Tiles(128, 64, 16, 4, 3), 32: Tiles(128, 64, 32, 4, 3)}.get(width, Tiles(128, 64, 64, 4, 2))
+        return {
+            16: Tiles(128, 64, 16, 4, 3),
+            32: Tiles(128, 64, 32, 4, 3),
+            64: Tiles(128, 64, 64, 4, 2),
+        }.get(width, Tiles(128, 128, 64, 8, 2))
     return {16: Tiles(128, 128, 16, 4, 3), 32: Tiles(128, 128, 32, 4, 3)}.get(width, Tiles(128, 128, 64, 8, 3))
 
 

@@ -43,9 +43,10 @@ def compiled(
     target = GPUTarget("cuda", capability, 32)
     made = triton.compile(source, target=target, options=options)
     text, scores = made.asm["ptx"], constants["BLOCK_N"] * constants["BLOCK_K"] // (32 * options["num_warps"])
+    by_matrix = any(unit in text for unit in ("wgmma", "mma.sync", "tcgen05.mma"))
     registers, spilled, longest = machine_code(made.asm["cubin"])
     print(
-        name, capability, "wgmma" in text or "mma.sync" in text, made.metadata.shared, registers, spilled,
+        name, capability, by_matrix, made.metadata.shared, registers, spilled,
         longest / scores,
     )  # fmt: skip
 
@@ -77,8 +78,8 @@ def machine_code(cubin: bytes) -> tuple[int, int, int]:
 POINTEES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 MODES = (("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32"), ("float32", "ieee"))
 
-for arch in (80, 90):
-    for stored, precision in MODES:
+for arch in (80, 86, 90, 100):
+    for stored, precision in MODES if arch in (80, 90) else MODES[:1]:
         # Of 16 bits one type is cut as the other.
         for d in (64,) if stored == "bfloat16" else (64, 512):
             cut = table((arch // 10, arch % 10), "float16" if stored == "bfloat16" else stored, d)
