@@ -18,7 +18,7 @@ from gpukm.core.lloyd import Fixed, LloydState, Problem, finish_shard, iterate
 from gpukm.core.pooled import pooled
 from gpukm.core.result import FitResult, IterationRecord, StopReason, on_host
 from gpukm.core.seeding import auto_init, kmeans_plus_plus, random_rows
-from gpukm.core.shard import Final, Shard
+from gpukm.core.shard import Final, Shard, rechecks_of
 from gpukm.errors import ConfigError, DataError
 from gpukm.executors.base import Executor
 from gpukm.executors.choose import executor_of
@@ -290,7 +290,7 @@ def _best_start(
         resume = None
         centroids = np.ascontiguousarray(centroids, dtype=problem.fixed.dtype)
         scored = rechecked = 0
-        taken = _rechecks(problem)
+        before = _counted(problem)
         stop = StopReason.MAX_ITER
         state: LloydState | None = None
         for state in iterate(problem, centroids, len(history) + 1):
@@ -306,7 +306,7 @@ def _best_start(
             best_init=start,
             n_scored=result.n_scored + scored,
             n_rechecked=result.n_rechecked + rechecked,
-            rechecks=_rechecks(problem, taken),
+            rechecks=_rechecks(problem, before),
         )
         if best is None or result.inertia < best.inertia:
             best = result
@@ -582,7 +582,7 @@ def _improve(
     best = replace(best, inertia_before_swaps=best.inertia)
     size = swaps.first_size(problem, k)
     short = replace(problem, max_iter=swaps.GROWN_ITERATIONS)
-    taken = _rechecks(problem, best.rechecks)
+    before_swaps, so_far = _counted(problem), best.rechecks
     for number in range(1, swaps.MOST_SWAPS + 1):
         centroids = swaps.grow(problem, best.centroids, size, seed, number) if size else None
         if centroids is None:
@@ -608,15 +608,24 @@ def _improve(
         if found.inertia < best.inertia:
             before = best.inertia_before_swaps
             best = replace(found, n_init=best.n_init, best_init=best.best_init, inertia_before_swaps=before)
-        best = replace(best, n_scored=scored, n_rechecked=rechecked, rechecks=_rechecks(problem, taken))
+        best = replace(best, n_scored=scored, n_rechecked=rechecked, rechecks=_rechecks(problem, before_swaps, so_far))
     return best
 
 
-def _rechecks(problem: Problem, before: Rechecks | None = None) -> Rechecks | None:
-    """What the backend counted so far, less what it had counted before."""
-    shards: list[Shard] = getattr(problem.rows, "parts", [])
-    now = shards[0].backend.rechecks() if shards else None
-    return now if now is None or before is None else now - before
+def _counted(problem: Problem) -> dict[str, Rechecks]:
+    """What every backend that works on the rows has counted so far, which may be for others too."""
+    if set(problem.backends) <= {"cpu", "numpy"}:
+        return {}
+    return {which: counted for which, counted in problem.rows.map(rechecks_of) if counted is not None}
+
+
+def _rechecks(problem: Problem, before: dict[str, Rechecks], more: Rechecks | None = None) -> Rechecks | None:
+    """What backends have counted since, those of lost workers left out, and ``more``."""
+    now = _counted(problem)
+    if not now:
+        return None
+    none = Rechecks(0, 0)
+    return sum((counted - before.get(which, none) for which, counted in now.items()), more or none)
 
 
 def finish(

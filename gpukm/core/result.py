@@ -76,7 +76,8 @@ class FitResult:
     n_scored, n_rechecked : int
         Rows labelled over all passes, and how many of them screening could not settle alone.
     rechecks : Rechecks or None
-        What D decided for these, on a GPU; None where that is not counted.
+        What D decided for these, on a GPU; None where that is not counted. Of a cluster that of the workers that are
+        left.
     inertia_before_swaps : float or None
         With ``quality="best"``: inertia of the best start, which swaps then lowered to ``inertia``.
     backend : str

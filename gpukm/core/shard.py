@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpukm.backends.base import Backend, Effort, Frame, Made
+from gpukm.backends.base import Backend, Effort, Frame, Made, Rechecks
 from gpukm.backends.notices import say_once
 from gpukm.core.exact import exact_sum
 from gpukm.core.stats import ClusterStats, Grid
@@ -777,6 +779,11 @@ def step_together(shards: Sequence[Shard], centroids: np.ndarray, frame: Frame) 
             assert taken is not None
             stats = sums.collect(backend, len(centroids), shards[0].source.n_features)
             return Step(stats, taken.n_moved, taken.n_scored, taken.n_rechecked, taken.effort)
+
+
+def rechecks_of(shard: Shard) -> tuple[str, Rechecks | None]:
+    """What the backend of a shard has counted so far, and which of all on all machines it is."""
+    return f"{uuid.getnode()} {os.getpid()} {id(shard.backend)}", shard.backend.rechecks()
 
 
 def first_candidates(candidates: list[Candidate], n: int) -> list[Candidate]:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from gpukm.backends.base import Rechecks
+from gpukm.backends.select import _opened
 from gpukm.functional import kmeans
 from gpukm.minibatch import minibatch_kmeans
+from gpukm.sources.array import ArraySource
 from tests.emulated import as_cupy  # noqa: F401
 from tests.unit.backends.test_gpu_fast import between, by_matrix  # noqa: F401
 
@@ -56,6 +58,28 @@ def test_a_fit_adds_up_what_its_start_took(by_matrix, settings):  # noqa: F811
     assert f"{found.n_scored:,} rows labelled" in found.labelling and "distances" in found.labelling
     assert found.digest() == replace(found, rechecks=None).digest()
     assert minibatch_kmeans(x, 4, backend="cupy").rechecks.n_pairs >= 0
+
+
+def test_a_fit_on_a_cluster_counts_what_its_workers_do(by_matrix, tmp_path):  # noqa: F811
+    """Once where parts share a backend; these workers are threads of this process."""
+    distributed = pytest.importorskip("distributed", reason="not run: distributed is not installed")
+    _opened.cache_clear()
+    x, c = between()
+    np.save(tmp_path / "rows.npy", x)
+    asked = {"init": c, "max_iter": 3, "backend": "cupy", "watched": True}
+    alone = kmeans(ArraySource(x), 40, **asked)
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "resources": {"GPU": 1}}
+    options |= {"protocol": "tcp", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": None}
+    try:
+        with (
+            distributed.LocalCluster(host="127.0.0.1", **options) as cluster,
+            distributed.Client(cluster, set_as_default=False) as client,
+        ):
+            found = [kmeans(str(tmp_path / "rows.npy"), 40, executor=client, **asked) for _ in range(2)]
+    finally:
+        _opened.cache_clear()
+    assert found[0].digest() == alone.digest() and found[0].n_rechecked == alone.n_rechecked > 0
+    assert found[0].rechecks == found[1].rechecks == alone.rechecks
 
 
 def test_bounds_that_are_followed_count_too(as_cupy):  # noqa: F811
