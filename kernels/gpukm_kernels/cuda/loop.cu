@@ -16,8 +16,9 @@ extern "C" __global__ void clear(unsigned long long* n_rows, unsigned long long*
 
 // Ends an iteration, in one block: writes its line of `history` (shift, gain, moved, rechecked, whether anything changed,
 // or -1 where a cluster is empty) and says whether to go on. `size` is the power of two not below k.
-extern "C" __global__ void commit(const double* shifts, const double* gains, double* work, int k, int size,
-                                  int* control, unsigned long long* counters, double tolerance, double* history) {
+extern "C" __global__ void __launch_bounds__(1024)
+    commit(const double* shifts, const double* gains, double* work, int k, int size, int* control,
+           unsigned long long* counters, double tolerance, double* history) {
   if (control[0]) return;
   fold(shifts, work, k, size);
   const double shift = work[0];

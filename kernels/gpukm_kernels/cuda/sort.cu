@@ -43,9 +43,9 @@ __device__ inline void prefix_sums(int* sizes, int* cursors, long long* counts, 
 // cursors (k,): rows of the clusters before, among these n; counts (may be null) grow by each one's own. `before`, if not
 // null, becomes the labels, and *moved (may be null) grows by the rows that had another label, or all where it is null.
 // sizes (k,) and *done, the blocks that have counted, are zero before and after; the last block lines clusters up.
-extern "C" __global__ void line_up(const int* labels, int* before, int* sizes, int* done, int* cursors,
-                                   long long* counts, unsigned long long* moved, const unsigned long long* many,
-                                   unsigned long long few, long long n, int k) {
+extern "C" __global__ void __launch_bounds__(1024)
+    line_up(const int* labels, int* before, int* sizes, int* done, int* cursors, long long* counts,
+            unsigned long long* moved, const unsigned long long* many, unsigned long long few, long long n, int k) {
   if (many && *many <= few) return;
   __shared__ int own[kCounted];
   __shared__ bool last;
