@@ -6,15 +6,12 @@ shared memory and the registers it takes, the bytes it spills, and the instructi
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import triton
 from gpukm_kernels.triton import screen
 from gpukm_kernels.triton.tiles import table
+from machine_code import functions
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -44,35 +41,11 @@ def compiled(
     made = triton.compile(source, target=target, options=options)
     text, scores = made.asm["ptx"], constants["BLOCK_N"] * constants["BLOCK_K"] // (32 * options["num_warps"])
     by_matrix = any(unit in text for unit in ("wgmma", "mma.sync", "tcgen05.mma"))
-    registers, spilled, longest = machine_code(made.asm["cubin"])
+    (code,) = functions(made.asm["cubin"]).values()
     print(
-        name, capability, by_matrix, made.metadata.shared, registers, spilled,
-        longest / scores,
+        name, capability, by_matrix, made.metadata.shared, code.registers, code.stack,
+        max(code.loops) / scores,
     )  # fmt: skip
-
-
-def machine_code(cubin: bytes) -> tuple[int, int, int]:
-    """Registers of a thread, bytes on its stack, and instructions of the longest loop; loops may lie within it."""
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-
-        def said(*command: str) -> str:
-            return subprocess.run([*command, str(path)], check=True, capture_output=True, text=True).stdout
-
-        usage = re.search(r"REG:(\d+) STACK:(\d+)", said(str(tools / "cuobjdump"), "-res-usage"))
-        assert usage
-        text = said(str(tools / "nvdisasm"), "-c")
-    at, labels, loops = 0, {}, [0]
-    for line in text.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = at
-        elif re.match(r"\s*/\*[0-9a-f]{4,}\*/", line):
-            at += 1
-            if (back := re.search(r"BRA\S*.*`\((\.L_x_\d+)\)", line)) and back[1] in labels:
-                loops.append(at - labels[back[1]])
-    return int(usage[1]), int(usage[2]), max(loops)
 
 
 POINTEES = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}

@@ -512,6 +512,26 @@ def test_nvrtc_compiles(nvrtc: None, tmp_path: Path, monkeypatch: Any, file: str
     assert driver.compile(file, row, arch) == cubin
 
 
+@pytest.mark.parametrize(("file", "row"), [("sort", "float"), ("sort", "gpukm_brain"), ("matrix", "gpukm_half")])
+def test_instructions_where_they_count(nvrtc: None, tmp_path: Path, monkeypatch: Any, file: str, row: str) -> None:
+    """Blocks find room as they are meant to, nothing is spilled, and loops take what kernels/README.md says."""
+    pytest.importorskip("triton", reason="not run: triton, which brings the tools, is not installed")
+    from tests.unit.kernels.machine_code import functions
+
+    monkeypatch.setenv("GPUKM_CACHE_DIR", str(tmp_path))
+    found = functions(driver.compile(file, row, "sm_90"))
+    assert set(found) == set(kernels.signatures(file)) and not any(code.stack for code in found.values())
+    if file == "sort":
+        # Eight values of float32 at a time, for three widths.
+        assert found["add_runs"].registers <= 80 and len([n for n in found["add_runs"].loops if 100 < n <= 170]) == 3
+        assert found["line_up"].registers <= 64
+    else:
+        assert all(code.registers <= 256 for code in found.values())
+        # A tile of centroids with the products of 32 features, which is the inner loop.
+        per_tile = {name: code.loops[1] - code.loops[0] for name, code in found.items() if name != "pairs"}
+        assert per_tile["find_tiles"] <= 300 and per_tile["label_within"] <= 850 and per_tile["label"] <= 1450, per_tile
+
+
 def test_the_compilers_words_are_in_the_error(nvrtc: None, tiny: Path) -> None:
     assert make().startswith(b"\x7fELF")
     (tiny / "tiny.cu").write_text("row_t broken;")
