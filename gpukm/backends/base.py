@@ -365,7 +365,8 @@ class Backend(ABC):
     ) -> int:
         """Add rows to ``stats``, of :meth:`sums` or a ClusterStats, in place; return how many changed cluster.
 
-        With ``previous`` labels (n,) only rows that moved are touched: they leave one sum and join another.
+        With ``previous`` labels (n,) only rows that moved are touched: they leave one sum and join another. No row may
+        exceed what the grid was made for.
         """
 
     @abstractmethod

@@ -38,9 +38,9 @@ class Sorter:
         """
         device, m, k = self._device, len(numbers), self.k
         blocks = device.blocks(-(-m // (16 * _THREADS)))
-        # Few blocks of many threads: the last of them goes through all clusters.
+        # Blocks of many threads: the last of them goes through all clusters.
         device.launch(
-            "sort.line_up", row, device.blocks(-(-m // (16 * 1024))), 1024, numbers, before, self._sizes, self._done,
+            "sort.line_up", row, device.blocks(-(-m // (4 * 1024))), 1024, numbers, before, self._sizes, self._done,
             self._cursors, counts, moved, *when, m, k,
         )  # fmt: skip
         device.launch("sort.scatter", row, blocks, _THREADS, numbers, self._cursors, self.rows, *when, m, k)

@@ -29,7 +29,7 @@ class Sums:
 
 
 class Adder:
-    """Adds rows to sums: those that moved, or all of them sorted by cluster where many did.
+    """Adds rows to sums: those that moved, or all of them sorted by cluster where many did the last time.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ class Adder:
         self._device, self._scales, self._weight_scale, self._k = device, scales, weight_scale, k
         # Beneath which grid's power of two a row of weight one stays.
         self._top = int(np.frexp(weight_scale)[1])
-        self._sorter = Sorter(device, max(1, min(n, _SORTED_ROWS)), k)
+        self._sorted_rows = max(1, min(n, _SORTED_ROWS))
+        self._sorter: Sorter | None = None
 
     def add(
         self, sums: Sums, x: Any, weight: Any, labels: Any, before: Any, moved: Any, moved_before: Any = None
@@ -74,6 +75,8 @@ class Adder:
             part = slice(start, min(start + _SORTED_ROWS, n))
             m, own = part.stop - start, labels[part]
             w, old = (None if v is None else v[part] for v in (weight, before))
+            if self._sorter is None:
+                self._sorter = Sorter(device, self._sorted_rows, k)
             self._sorter.sort(row, own, old, sums.counts, moved, when)
             launch(
                 "sort.add_runs", -(-m // (8 * 64)), x[part], w, own, self._sorter.rows, self._scales,

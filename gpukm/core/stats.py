@@ -37,7 +37,7 @@ class Grid:
 
     @classmethod
     def of(cls, max_abs: np.ndarray, total_weight: float) -> Grid:
-        """Choose the grid from max|x| per feature (n_features,) and the total weight.
+        """Choose the grid from max|x| per feature (n_features,) and the total weight; no row may exceed either.
 
         The total weight and not the number of rows: weight 2 then equals the row twice, bit for bit.
         """

@@ -2,7 +2,7 @@
 // in registers and few atomics are left. Screens sort rows by their tiles with the same kernels.
 //
 // Whether that is done may be known on the device alone: *many is above `few`. Otherwise these kernels return at once, and
-// `accumulate` of update.cu does the work, which else returns at once. Null always sorts, and never there.
+// `accumulate` of update.cu does the work, which else zeroes the sums. With null these always sort, and it always adds.
 #include "sums.cuh"
 
 // Clusters that a block counts in shared memory.
@@ -65,9 +65,13 @@ extern "C" __global__ void __launch_bounds__(1024)
   __syncthreads();
   for (int j = threadIdx.x; shared && j < k; j += blockDim.x)
     if (own[j]) atomicAdd(sizes + j, own[j]);
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(done, 1) == int(gridDim.x) - 1;
+  if (threadIdx.x == 0) {
+    // What the block has added is seen by whoever sees that it is done, and the other way round.
+    __threadfence();
+    last = atomicAdd(done, 1) == int(gridDim.x) - 1;
+    __threadfence();
+  }
   __syncthreads();
   if (!last) return;
   if (threadIdx.x == 0) *done = 0;
@@ -136,7 +140,8 @@ struct Limbs {
 
 // The same of float32 values that all weigh one, |v scale| < 2^top: what is above 2^(top - 22), above 2^(top - 44), and the
 // rest, an integer each, the last rounded half to even as the whole would be. What is added to 1.5 2^23 is rounded to an
-// integer, whose bits then count from those of that number; products and remainders are exact. For top from 45 to 66.
+// integer, whose bits then count from those of that number; products and remainders are exact. For top from 44 to 67,
+// and values within what the grid was made for: there is no room beyond.
 struct Words {
   static constexpr float kBase = 0x1.8p23f;
   float scale[kWide], last;
@@ -149,7 +154,7 @@ struct Words {
   }
   // Whether values that are multiplied by `scale` may be taken apart like this.
   __device__ static bool hold(double scale, int top) {
-    return top >= 45 && top <= 66 && ldexp(scale, 22 - top) <= 0x1p127;
+    return top >= 44 && top <= 67 && ldexp(scale, 22 - top) <= 0x1p127;
   }
   __device__ void add(int q, float v) {
     const float a = fmaf(v, scale[q], kBase), rest = fmaf(v, scale[q], -(a - kBase));
@@ -187,7 +192,7 @@ struct Words {
     // Sums of bits wrap around, what they count does not: 64 times at most 2^22.
     const unsigned base = n * __float_as_uint(kBase);
     const long long upper = static_cast<long long>(int(first[q] - base)) * (1 << 22) + int(second[q] - base);
-    const int shift = top - 44;  // of `upper`, 1 to 22
+    const int shift = top - 44;  // of `upper`, 0 to 23
     *h = upper >> (32 - shift);
     *l = (upper & ((1ll << (32 - shift)) - 1)) * (1ll << shift) + int(third[q] - base);
     first[q] = second[q] = third[q] = 0;
@@ -270,13 +275,13 @@ extern "C" __global__ void __launch_bounds__(256, 3)
     // Once where there are no features: weights go along with the first.
     for (int begin = 0; begin == 0 || begin < d; begin += 32 * kWide) {
       double scale[kWide];
-      bool words = sizeof(row_t) <= 4 && !weight;
+      bool words = !weight;
 #pragma unroll
       for (int q = 0; q < kWide; ++q) {
         scale[q] = begin + lane + 32 * q < d ? scales[begin + lane + 32 * q] : 0.0;
         words &= Words::hold(scale[q], top);
       }
-      if (!__all_sync(kAll, words)) {
+      if (sizeof(row_t) > 4 || !__all_sync(kAll, words)) {
         add_run<Limbs, kWide>(run, scale, top, begin);
       } else if (d - begin <= 32) {
         add_run<Words, 1>(run, scale, top, begin);

@@ -1,8 +1,8 @@
 // Order-free sums: each row adds integers to its cluster, so atomics in any order give the same bits.
 #include "sums.cuh"
 
-// Adds w x 2^s to the sums of each row's cluster, a warp a row. With `before` only rows whose label changed are added,
-// and leave their old cluster; `before` then becomes the labels, and *moved grows by them. Low limbs are left for `carry`.
+// Adds w x 2^s to the sums of each row's cluster, a warp a row, of rows whose label is not that of `before`: they leave their
+// old cluster, unless it is negative. `before` then becomes the labels, and *moved grows by them. Low limbs are left for `carry`.
 // Where *many (may be null) is above `few`, sums are zeroed instead, for sort.cu to add up all rows.
 extern "C" __global__ void accumulate(const row_t* x, const double* weight, const int* labels, int* before,
                                       const double* scales, double weight_scale, long long* high, long long* low,
@@ -29,9 +29,9 @@ extern "C" __global__ void accumulate(const row_t* x, const double* weight, cons
        first += static_cast<long long>(gridDim.x) * warps * 32) {
     const long long own = first + lane;
     const int label = own < n ? labels[own] : 0;
-    const int old = before && own < n ? before[own] : -1;
+    const int old = own < n ? before[own] : -1;
     unsigned todo = __ballot_sync(kAll, own < n && label != old);
-    if (before && own < n) before[own] = label;
+    if (own < n) before[own] = label;
     seen += __popc(todo);
     while (todo) {
       const int next = __ffs(int(todo)) - 1;

@@ -68,6 +68,14 @@ def test_sums_that_are_made_anew_and_that_are_followed(iterations, monkeypatch, 
     assert len(iterations) > 5
 
 
+def test_so_many_rows_that_sums_are_made_of_words(iterations):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(66_000, 3)).astype(np.float32)
+    settings = {"init": x[:5].copy(), "max_iter": 6, "tol": 0, "watched": True}
+    found, theirs = (kmeans(x, 5, backend=backend, **settings) for backend in ("cupy", "numpy"))
+    assert found.digest() == theirs.digest() and found.history == theirs.history
+
+
 def test_how_sums_are_made_follows_what_moved_the_last_time(iterations, monkeypatch):
     """Nothing is made anew beyond the end."""
     x = np.random.default_rng(0).normal(size=(900, 5)).astype(np.float32)

@@ -80,7 +80,9 @@ def in_both(backend, rows, x, weight, labels, k, total):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
-@pytest.mark.parametrize("total", [1 << 12, 1 << 15, 1 << 16, 3_000_000, (1 << 37) + 5, 1 << 38, 1 << 40])
+@pytest.mark.parametrize(
+    "total", [1 << 12, 1 << 13, (1 << 15) - 1, 1 << 15, 3_000_000, (1 << 37) + 5, 1 << 38, 1 << 39, 1 << 41]
+)
 @pytest.mark.parametrize(("d", "k"), [(1, 3), (33, 1), (64, 7), (100, 300), (130, 2)])
 def test_float32_in_words(total, d, k):
     """Which the whole weight decides; with any they are the sums of float64."""
