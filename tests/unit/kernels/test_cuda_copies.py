@@ -19,6 +19,8 @@ MAIN = 0x55
 def fake(tmp_path: Path) -> Iterator[FakeDriver]:
     with fake_driver(tmp_path) as made:
         yield made
+        # What a failed copy leaves behind is given back to the driver that it came from, not to the next test's.
+        gc.collect()
 
 
 class Memory:
