@@ -18,7 +18,7 @@ from gpukm.errors import ConfigError
 FILE_NAME = "gpukm.toml"
 PREFIX = "GPUKM_"
 #: Variables of that prefix that are no settings: where the file is, and switches of the kernels and the build.
-OTHER_VARIABLES = frozenset({"GPUKM_CONFIG", "GPUKM_ISA", "GPUKM_REQUIRE_NATIVE"})
+OTHER_VARIABLES = frozenset({"GPUKM_CACHE_DIR", "GPUKM_CONFIG", "GPUKM_ISA", "GPUKM_REQUIRE_NATIVE"})
 
 
 def _split(value: Any) -> Any:

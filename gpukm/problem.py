@@ -214,9 +214,6 @@ def _problem(
         raise DataError(f"n_samples={scan.n_samples} should be >= n_clusters={n_clusters}; ask for fewer clusters")
     if scan.n_positive == 0:
         raise DataError("all sample weights are zero; at least one row needs a positive weight")
-    largest = float(max(-scan.minimum.min(), scan.maximum.max()))
-    if largest > 1e140:
-        raise DataError(f"values reach {largest:g}; squared distances would overflow, so scale the data below 1e140")
     fixed = Fixed(
         grid=Grid.of(np.maximum(np.abs(scan.minimum), np.abs(scan.maximum)), to_float(scan.weight)),
         frame=_frame(scan, rows.dtype, rows.stored if isinstance(rows, Source) else None),

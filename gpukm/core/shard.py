@@ -24,6 +24,8 @@ from gpukm.sources.base import Batch, Source
 T = TypeVar("T")
 
 _SAMPLE_ROWS = 1024
+#: Squares of larger values, and their sums, may leave float64.
+_MOST_VALUE = 1e140
 _STATE_ROWS = 1 << 20
 _CHANGED = (
     "the data changed while it was read: {} rows in the first pass, {} now; train on a copy that nobody writes to"
@@ -389,6 +391,11 @@ class Shard:
         # The ends of a column are finite only where all its values are.
         if len(x) and not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
             _raise_not_finite(backend.fetch(x), first, self.source.names)
+        largest = float(max(-minimum.min(), maximum.max())) if len(x) else 0.0
+        if largest > _MOST_VALUE:
+            raise DataError(
+                f"values reach {largest:g}; squared distances would overflow, so scale the data below {_MOST_VALUE:g}"
+            )
         used, n_used = x, len(x)
         if w is not None and (w == 0).any():
             used = backend.take(x, np.flatnonzero(w > 0))

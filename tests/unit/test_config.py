@@ -106,7 +106,8 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
 
 
 def test_unknown_variables_are_warned_about_and_the_others_left_alone() -> None:
-    config = resolve(environ={"GPUKM_TOLL": "1", "GPUKM_ISA": "avx2", "GPUKM_SEED": "", "PATH": "/bin"})
+    others = {"GPUKM_ISA": "avx2", "GPUKM_CACHE_DIR": "/tmp", "GPUKM_REQUIRE_NATIVE": "1", "PATH": "/bin"}
+    config = resolve(environ={"GPUKM_TOLL": "1", "GPUKM_SEED": "", **others})
     assert len(config.warnings) == 1
     assert "GPUKM_TOLL" in config.warnings[0] and "GPUKM_TOL" in config.warnings[0].split("mean")[1]
     assert config.origins["seed"] == "default"
