@@ -44,30 +44,42 @@ __device__ void round_rows(const row_t* x, const double* center, double scale, c
   }
 }
 
-// In float16. What is beyond its range is cut off, and then counts as left out.
-extern "C" __global__ void round_float16(const row_t* x, const double* center, double scale, const int* order,
-                                         unsigned short* values, float* norms, float* residuals, float* half_norms,
-                                         long long n, int d, int pitch) {
+// Types of 16 bits, and what of them is cut off beyond: all that float16 does not hold, and of bfloat16 what would bring
+// products with rows, which reach 2^41 at most, near the end of float32.
+struct Half {
+  static constexpr double kMost = 65504.0;
+  __device__ static unsigned short bits(float v) { return gpukm_half_bits(v); }
+  __device__ static float value(unsigned short b) { return gpukm_half_value(b); }
+};
+struct Brain {
+  static constexpr double kMost = 0x1p60;
+  __device__ static unsigned short bits(float v) { return gpukm_bf16_bits(v); }
+  __device__ static float value(unsigned short b) { return gpukm_bf16_value(b); }
+};
+
+// In one of them. What is cut off counts as left out.
+template <class Type>
+__device__ void round_16(const row_t* x, const double* center, double scale, const int* order, unsigned short* values,
+                         float* norms, float* residuals, float* half_norms, long long n, int d, int pitch) {
   round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
              [=](unsigned short* to, long long at, wide_t v, double m) {
                const double t = (double(v) - m) * scale;
-               const unsigned short bits = gpukm_half_bits(float(fmin(fmax(t, -65504.0), 65504.0)));
+               const unsigned short bits = Type::bits(float(fmin(fmax(t, -Type::kMost), Type::kMost)));
                to[at] = half_norms ? bits ^ 0x8000 : bits;
-               return double(gpukm_half_value(bits));
+               return double(Type::value(bits));
              });
 }
 
-// In bfloat16, cut off where products with rows, which reach 2^41 at most, would come near the end of float32.
+extern "C" __global__ void round_float16(const row_t* x, const double* center, double scale, const int* order,
+                                         unsigned short* values, float* norms, float* residuals, float* half_norms,
+                                         long long n, int d, int pitch) {
+  round_16<Half>(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch);
+}
+
 extern "C" __global__ void round_bfloat16(const row_t* x, const double* center, double scale, const int* order,
                                           unsigned short* values, float* norms, float* residuals, float* half_norms,
                                           long long n, int d, int pitch) {
-  round_rows(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch,
-             [=](unsigned short* to, long long at, wide_t v, double m) {
-               const double t = (double(v) - m) * scale;
-               const unsigned short bits = gpukm_bf16_bits(float(fmin(fmax(t, -0x1p60), 0x1p60)));
-               to[at] = half_norms ? bits ^ 0x8000 : bits;
-               return double(gpukm_bf16_value(bits));
-             });
+  round_16<Brain>(x, center, scale, order, values, norms, residuals, half_norms, n, d, pitch);
 }
 
 // In float32, as `centred` makes them; without `values` only what is known of them is kept.
